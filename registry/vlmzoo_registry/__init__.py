@@ -1,0 +1,87 @@
+"""The contracts, hooks and discovery that plugins and the zoo share; importing it imports no framework.
+
+Light names (`ComponentSpec`, `hookimpl`, errors) are here at once; contracts that need torch are imported on first use.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from vlmzoo_registry.config import ComponentConfig, NoOptions
+from vlmzoo_registry.errors import (
+    AssemblyError,
+    CheckpointError,
+    ConfigError,
+    DataError,
+    PluginError,
+    ResourceError,
+    VlmzooError,
+)
+from vlmzoo_registry.features import FeatureShape, Grid
+from vlmzoo_registry.hooks import hookimpl
+from vlmzoo_registry.spec import API_VERSION, ComponentSpec
+
+if TYPE_CHECKING:
+    from vlmzoo_registry.connector import Connector, ConnectorContext, DecoderBlock, LayersConnector
+    from vlmzoo_registry.language import LanguageModel
+    from vlmzoo_registry.tasks import IMAGE, Dataset, Objective, Rendered, Sample, Span, Template, Turn
+    from vlmzoo_registry.vision import ImageTransform, VisionEncoder, VisionFeatures
+
+_LAZY = {
+    "Connector": "connector",
+    "ConnectorContext": "connector",
+    "DecoderBlock": "connector",
+    "LayersConnector": "connector",
+    "LanguageModel": "language",
+    "IMAGE": "tasks",
+    "Dataset": "tasks",
+    "Objective": "tasks",
+    "Rendered": "tasks",
+    "Sample": "tasks",
+    "Span": "tasks",
+    "Template": "tasks",
+    "Turn": "tasks",
+    "ImageTransform": "vision",
+    "VisionEncoder": "vision",
+    "VisionFeatures": "vision",
+}
+
+__all__ = [
+    "API_VERSION",
+    "IMAGE",
+    "AssemblyError",
+    "CheckpointError",
+    "ComponentConfig",
+    "ComponentSpec",
+    "ConfigError",
+    "Connector",
+    "ConnectorContext",
+    "DataError",
+    "Dataset",
+    "DecoderBlock",
+    "FeatureShape",
+    "Grid",
+    "ImageTransform",
+    "LanguageModel",
+    "LayersConnector",
+    "NoOptions",
+    "Objective",
+    "PluginError",
+    "Rendered",
+    "ResourceError",
+    "Sample",
+    "Span",
+    "Template",
+    "Turn",
+    "VisionEncoder",
+    "VisionFeatures",
+    "VlmzooError",
+    "hookimpl",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'vlmzoo_registry' has no attribute {name!r}")
+    value = getattr(import_module(f"vlmzoo_registry.{_LAZY[name]}"), name)
+    globals()[name] = value
+    return value

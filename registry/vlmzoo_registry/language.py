@@ -1,0 +1,75 @@
+"""The contract of a language model: embeddings in, hidden states out, and a head that turns those into logits."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import Cache, PreTrainedConfig, PreTrainedTokenizerBase
+
+from vlmzoo_registry.config import ComponentConfig
+
+
+class LanguageModel(nn.Module, ABC):
+    """Implement this to bring a language model.
+
+    The factory of a `language_model` component is a class derived from this one, constructed as `factory(config)`: with
+    pretrained weights where the config names some, at random where it describes an architecture (then also under
+    `torch.device("meta")`).
+    """
+
+    @classmethod
+    @abstractmethod
+    def resolve(cls, config: ComponentConfig) -> ComponentConfig:
+        """The same config with the architecture written out; see `VisionEncoder.resolve`."""
+
+    @property
+    @abstractmethod
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer; it must give character offsets (a fast one does)."""
+
+    @property
+    @abstractmethod
+    def text_config(self) -> PreTrainedConfig:
+        """What generation reads: `num_hidden_layers`, `vocab_size`, sliding windows, special token ids."""
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """The size d of a hidden state, which is that of an embedding that can be inserted."""
+
+    @property
+    @abstractmethod
+    def embedding(self) -> nn.Module:
+        """The module that maps ids [B, S] to the vectors [B, S, d] that image tokens stand beside."""
+
+    @property
+    @abstractmethod
+    def head(self) -> nn.Module:
+        """The module that maps hidden states [..., d] to logits [..., V], soft caps and scales included."""
+
+    @property
+    @abstractmethod
+    def decoder_layers(self) -> Sequence[nn.Module]:
+        """The layers that one forward calls once each, in order, hidden states first in and first out.
+
+        Raises `AssemblyError` where the model has no such list; only cross-attention needs it.
+        """
+
+    @abstractmethod
+    def resize(self, rows: int) -> None:
+        """Give the embedding (and a head that is tied to it or has fewer rows) at least `rows` rows; old rows are kept."""
+
+    @abstractmethod
+    def decode(
+        self,
+        embeddings: Float[Tensor, "B S d"],
+        *,
+        attention_mask: Int[Tensor, "B T"] | None = None,
+        position_ids: Int[Tensor, "B S"] | None = None,
+        cache: Cache | None = None,
+    ) -> Float[Tensor, "B S d"]:
+        """Causal hidden states, ready for the head.
+
+        T is S plus what the cache holds; the cache, where given, is updated in place.
+        """

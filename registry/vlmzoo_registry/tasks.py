@@ -1,0 +1,90 @@
+"""The contracts of the data side: samples, templates that keep track of characters, and objectives."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from PIL import Image
+
+IMAGE = "<image>"
+"""How an image is written in the text of a turn; the assembler swaps it for the tokenizer's own placeholder."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One turn of a conversation. `text` marks the places of images with `<image>`, in the order of the sample's images."""
+
+    role: Literal["system", "user", "assistant"]
+    text: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row of a dataset. `images` are opened when called, decoded in full, in RGB. `source` is `file:line` or a row id."""
+
+    id: str
+    turns: tuple[Turn, ...]
+    images: tuple[Callable[[], Image.Image], ...]
+    source: str
+
+
+@dataclass(frozen=True)
+class Span:
+    """Characters `start` to `end` (exclusive) of a rendered text, whose tokens are supervised with this weight."""
+
+    start: int
+    end: int
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A text with the places of its images and its supervised characters; never re-tokenised piece by piece.
+
+    `images` are the character positions where an `<image>` marker stands in `text`; `spans` the characters that count.
+    `end` says whether the tokenizer's end token follows the last character, and is supervised with it.
+    """
+
+    text: str
+    images: tuple[int, ...]
+    spans: tuple[Span, ...]
+    end: bool
+
+
+class Dataset(ABC):
+    """Implement this to bring a data source; constructed as `factory(config)`.
+
+    Bad rows raise `DataError` naming file:line:field.
+    """
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many samples there are."""
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Sample:
+        """The sample at this index; the same every time."""
+
+
+class Template(ABC):
+    """Implement this to bring a conversation style; constructed as `factory(config)`."""
+
+    @abstractmethod
+    def render(self, turns: Sequence[Turn], *, prompt: bool) -> Rendered:
+        """The turns as one text with spans over what the assistant says.
+
+        With `prompt=True` the text ends where the assistant would begin to speak; the ids of a prompt in training equal those
+        at generation.
+        """
+
+
+class Objective(ABC):
+    """Implement this to bring a training objective; constructed as `factory(config)`."""
+
+    @abstractmethod
+    def render(self, sample: Sample, template: Template) -> Rendered:
+        """The text of a sample with the spans this objective supervises.
+
+        Raises `DataError` naming `sample.source` where nothing is supervised.
+        """

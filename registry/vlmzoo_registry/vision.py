@@ -1,0 +1,103 @@
+"""The contract of a vision encoder: pixels in, tokens with known places out."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor, nn
+
+from vlmzoo_registry.config import ComponentConfig
+from vlmzoo_registry.features import FeatureShape, Grid
+
+
+@dataclass(frozen=True)
+class VisionFeatures:
+    """The tokens of a batch of images: `prefix` tokens without a place first, then `grid` in row-major order."""
+
+    tokens: Float[Tensor, "B N D"]
+    grid: Grid | None
+    prefix: int = 0
+
+    @property
+    def shape(self) -> FeatureShape:
+        """The shape of one image's features, as it came out."""
+        return FeatureShape(width=self.tokens.shape[2], count=self.tokens.shape[1], grid=self.grid, prefix=self.prefix)
+
+
+@dataclass(frozen=True)
+class ImageTransform:
+    """From an image to the pixels its encoder was trained on.
+
+    `resize`: "squash" ignores the aspect ratio; "crop" scales the shorter side to the target divided by `crop_fraction`
+    and cuts the centre; "pad" scales the longer side and fills with the mean colour. `mean` and `std` are per channel, on
+    the scale [0, 1]. `interpolation` is a Pillow filter.
+    """
+
+    height: int
+    width: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
+    resize: Literal["squash", "crop", "pad"] = "squash"
+    crop_fraction: float = 1.0
+
+    def __call__(self, image: Image.Image) -> Float[Tensor, "3 H W"]:
+        """Transform one RGB image; deterministic."""
+        if image.mode != "RGB":
+            raise ValueError(f"`image` must be in mode RGB (is {image.mode}): convert it where it is read")
+        resample = Image.Resampling[self.interpolation.upper()]
+        if self.resize == "squash":
+            image = image.resize((self.width, self.height), resample)
+        elif self.resize == "crop":
+            scale = max(self.width / image.width, self.height / image.height) / self.crop_fraction
+            size = (max(self.width, round(image.width * scale)), max(self.height, round(image.height * scale)))
+            left, top = (size[0] - self.width) // 2, (size[1] - self.height) // 2
+            image = image.resize(size, resample).crop((left, top, left + self.width, top + self.height))
+        else:
+            scale = min(self.width / image.width, self.height / image.height)
+            size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+            canvas = Image.new("RGB", (self.width, self.height), tuple(round(255 * m) for m in self.mean))
+            canvas.paste(image.resize(size, resample), ((self.width - size[0]) // 2, (self.height - size[1]) // 2))
+            image = canvas
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).to(torch.float32) / 255
+        return (pixels - torch.tensor(self.mean)[:, None, None]) / torch.tensor(self.std)[:, None, None]
+
+
+class VisionEncoder(nn.Module, ABC):
+    """Implement this to bring a vision encoder.
+
+    The factory of a `vision_encoder` component is a class derived from this one, constructed as `factory(config)`. With a
+    config that names pretrained weights it loads them; with one that describes an architecture it starts at random, and then
+    it must also build under `torch.device("meta")`.
+
+    Every encoder's config has `layers` (which blocks are tapped, negative from the end; several are concatenated on the
+    channel), `final_norm` (whether the encoder's last norm is applied: "layer -1" is ambiguous without it) and `prefix`
+    ("drop" or "keep" the leading tokens that are not patches), where the architecture has such a choice at all.
+    """
+
+    @classmethod
+    @abstractmethod
+    def resolve(cls, config: ComponentConfig) -> ComponentConfig:
+        """The same config with the architecture written out: what rebuilds this encoder with no pretrained id.
+
+        Reads at most a configuration file, never weights, never the network. Raises `ConfigError` where the architecture is
+        not known offline.
+        """
+
+    @property
+    @abstractmethod
+    def output_shape(self) -> FeatureShape:
+        """What `forward` returns for one image of the size its transform gives; checked against what comes out."""
+
+    @property
+    @abstractmethod
+    def transform(self) -> ImageTransform:
+        """The preprocessing this encoder was trained with; a property of the encoder, never of the trainer."""
+
+    @abstractmethod
+    def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> VisionFeatures:
+        """Encode a batch of transformed images."""
