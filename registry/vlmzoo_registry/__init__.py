@@ -6,6 +6,8 @@ Light names (`ComponentSpec`, `hookimpl`, errors) are here at once; contracts th
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from vlmzoo_registry.catalogue import Catalogue, default_catalogue
+from vlmzoo_registry.component import Component
 from vlmzoo_registry.config import ComponentConfig, NoOptions
 from vlmzoo_registry.errors import (
     AssemblyError,
@@ -18,7 +20,9 @@ from vlmzoo_registry.errors import (
 )
 from vlmzoo_registry.features import FeatureShape, Grid
 from vlmzoo_registry.hooks import hookimpl
+from vlmzoo_registry.record import PluginRecord
 from vlmzoo_registry.spec import API_VERSION, ComponentSpec
+from vlmzoo_registry.suggest import did_you_mean, nearest
 
 if TYPE_CHECKING:
     from vlmzoo_registry.connector import Connector, ConnectorContext, DecoderBlock, LayersConnector
@@ -49,7 +53,9 @@ __all__ = [
     "API_VERSION",
     "IMAGE",
     "AssemblyError",
+    "Catalogue",
     "CheckpointError",
+    "Component",
     "ComponentConfig",
     "ComponentSpec",
     "ConfigError",
@@ -66,6 +72,7 @@ __all__ = [
     "NoOptions",
     "Objective",
     "PluginError",
+    "PluginRecord",
     "Rendered",
     "ResourceError",
     "Sample",
@@ -75,7 +82,10 @@ __all__ = [
     "VisionEncoder",
     "VisionFeatures",
     "VlmzooError",
+    "default_catalogue",
+    "did_you_mean",
     "hookimpl",
+    "nearest",
 ]
 
 
