@@ -1,0 +1,131 @@
+"""The options of the connectors; importable without torch, so that recipes are checked and schemas written fast."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from vlmzoo_registry import ComponentConfig
+
+Activation = Literal["gelu", "gelu_tanh", "silu", "relu"]
+Positive = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+
+
+class LinearConfig(ComponentConfig):
+    """Options of `connectors/linear`."""
+
+    bias: bool = True
+
+
+class MlpConfig(ComponentConfig):
+    """Options of `connectors/mlp`; the defaults are LLaVA-1.5's `mlp2x_gelu`.
+
+    `depth` counts the matrices; `activation` stands between them (`gelu` is the exact one); `hidden_width` defaults to the
+    output width. `input_norm: layer` is a LayerNorm before the first matrix (InternVL). `output_norm` is a LayerNorm after
+    the last: `layer` starts at weight 1, `layer_scaled` at `output_scale`, to be set to the standard deviation of the
+    language model's embeddings, so that image tokens start as loud as text.
+    """
+
+    depth: Positive = 2
+    activation: Activation = "gelu"
+    hidden_width: Positive | None = None
+    bias: bool = True
+    input_norm: Literal["none", "layer"] = "none"
+    output_norm: Literal["none", "layer", "layer_scaled"] = "none"
+    output_scale: PositiveFloat | None = None
+    norm_epsilon: PositiveFloat = 1e-5
+
+    @model_validator(mode="after")
+    def _every_option_is_read(self) -> Self:
+        reasons = []
+        if self.output_norm == "layer_scaled" and self.output_scale is None:
+            reasons.append("`output_norm: layer_scaled` needs `output_scale`, the weight its LayerNorm starts with")
+        if self.output_norm != "layer_scaled" and self.output_scale is not None:
+            reasons.append(
+                f"`output_scale` (={self.output_scale}) is read with `output_norm: layer_scaled` only, not with "
+                f"`output_norm: {self.output_norm}`"
+            )
+        if self.depth == 1 and self.hidden_width is not None:
+            reasons.append(f"`hidden_width` (={self.hidden_width}) needs a `depth` of at least 2 (is {self.depth})")
+        if reasons:
+            raise ValueError("; ".join(reasons))
+        return self
+
+
+class PixelShuffleConfig(ComponentConfig):
+    """Options of `connectors/pixel-shuffle`.
+
+    `factor` x `factor` neighbours become one token. `order` is the order of the channels that come out: `dy_dx_c` has the
+    neighbours' channels one neighbour after the other (Idefics3, SmolVLM, InternVL), `c_dy_dx` has the neighbours of one
+    channel side by side (Mistral-Small-3.1's patch merger).
+    """
+
+    factor: Annotated[int, Field(ge=2)] = 2
+    order: Literal["dy_dx_c", "c_dy_dx"] = "dy_dx_c"
+
+
+class ResamplerConfig(ComponentConfig):
+    """Options of `connectors/resampler`; the defaults are OpenFlamingo's."""
+
+    queries: Positive = 64
+    depth: Positive = 6
+    heads: Positive = 8
+    head_width: Positive = 64
+    feedforward_multiplier: Positive = 4
+    activation: Activation = "gelu"
+    norm_epsilon: PositiveFloat = 1e-5
+
+
+class CrossAttentionConfig(ComponentConfig):
+    """Options of `connectors/cross-attention`.
+
+    Where: `every: k` puts a block `before` the decoder layers 0, k, 2k, ... (Flamingo, IDEFICS) or `after` the layers
+    k-1, 2k-1, ...; `layers` names them instead. Exactly one of the two.
+
+    What: `form: flamingo` is LayerNorm, bias-free attention, and a feed-forward of two matrices; `form: llama` is RMSNorm,
+    grouped-query attention with RMSNorm on queries and keys, and a gated feed-forward of three (Llama-3.2-Vision; with
+    `query_key_norm: false` it is IDEFICS). Left out, `head_width` is 64 (flamingo) or the language width divided by `heads`
+    (llama), the feed-forward is 4 times the language width, and `activation` is gelu (flamingo) or silu (llama).
+
+    Who sees what: `attend: last` shows a text position the last image before it, `all` every image before it. `masked_rows:
+    zero` leaves positions that see no image exactly as they were; `hf_mllama` reproduces transformers' Mllama, which leaks.
+    """
+
+    every: Positive | None = None
+    layers: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    place: Literal["before", "after"] = "before"
+    attend: Literal["last", "all"] = "last"
+    masked_rows: Literal["zero", "hf_mllama"] = "zero"
+    form: Literal["flamingo", "llama"] = "flamingo"
+    heads: Positive = 8
+    head_width: Positive | None = None
+    key_value_heads: Positive | None = None
+    query_key_norm: bool | None = None
+    feedforward_multiplier: PositiveFloat | None = None
+    feedforward_width: Positive | None = None
+    activation: Activation | None = None
+    norm_epsilon: PositiveFloat = 1e-5
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> Self:
+        reasons = []
+        if (self.every is None) == (self.layers is None):
+            given = "neither is given" if self.every is None else f"both are given (every={self.every}, layers={self.layers})"
+            reasons.append(f"exactly one of `every` and `layers` says where the blocks go; {given}")
+        if self.layers is not None and (not self.layers or tuple(sorted(set(self.layers))) != self.layers):
+            reasons.append(f"`layers` (={list(self.layers)}) must name at least one layer, ascending, each once")
+        if self.form == "flamingo":
+            for name in ("key_value_heads", "query_key_norm"):
+                value = getattr(self, name)
+                if value is not None:
+                    reasons.append(f"`{name}` (={value}) is read with `form: llama` only, not with `form: flamingo`")
+        if self.key_value_heads is not None and self.heads % self.key_value_heads:
+            reasons.append(f"`heads` (={self.heads}) must be divisible by `key_value_heads` (={self.key_value_heads})")
+        if self.feedforward_multiplier is not None and self.feedforward_width is not None:
+            reasons.append(
+                f"`feedforward_multiplier` (={self.feedforward_multiplier}) and `feedforward_width` "
+                f"(={self.feedforward_width}) say the same thing; give one"
+            )
+        if reasons:
+            raise ValueError("; ".join(reasons))
+        return self

@@ -1,0 +1,73 @@
+"""Flamingo's gated cross-attention block: LayerNorm, bias-free attention, a plain feed-forward, two gates that start at 0.
+
+Flamingo (arXiv:2204.14198, section 3.2 and appendix A.1.2), in OpenFlamingo's form (arXiv:2308.01390).
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from vlmzoo_connectors.activation import activation_module
+from vlmzoo_connectors.attention import attend_visible
+from vlmzoo_connectors.config import Activation
+from vlmzoo_registry import DecoderBlock
+
+
+class FlamingoBlock(DecoderBlock):
+    """hidden + tanh(gate) * attention, then + tanh(gate) * feed-forward.
+
+    Where OpenFlamingo leaves the feed-forward running at positions that see no image, `masked_rows="zero"` gives these
+    positions back as they came, bit for bit; with "hf_mllama" they attend to everything and skip the feed-forward.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        token_width: int,
+        heads: int,
+        head_width: int,
+        feedforward_width: int,
+        activation: Activation,
+        norm_epsilon: float,
+        masked_rows: Literal["zero", "hf_mllama"],
+    ) -> None:
+        super().__init__()
+        inner = heads * head_width
+        self.heads, self.masked_rows = heads, masked_rows
+        self.norm = nn.LayerNorm(width, eps=norm_epsilon)
+        self.query = nn.Linear(width, inner, bias=False)
+        self.key = nn.Linear(token_width, inner, bias=False)
+        self.value = nn.Linear(token_width, inner, bias=False)
+        self.output = nn.Linear(inner, width, bias=False)
+        self.attention_gate = nn.Parameter(torch.zeros(1))
+        self.feedforward = nn.Sequential(
+            nn.LayerNorm(width, eps=norm_epsilon),
+            nn.Linear(width, feedforward_width, bias=False),
+            activation_module(activation),
+            nn.Linear(feedforward_width, width, bias=False),
+        )
+        self.feedforward_gate = nn.Parameter(torch.zeros(1))
+
+    def keys_values(self, tokens: Float[Tensor, "B M D"]) -> tuple[Float[Tensor, "B H M w"], Float[Tensor, "B H M w"]]:
+        """Keys and values of the image tokens, split into heads."""
+        keys, values = self.key(tokens), self.value(tokens)  # B M H*w
+        return keys.unflatten(2, (self.heads, -1)).transpose(1, 2), values.unflatten(2, (self.heads, -1)).transpose(1, 2)
+
+    def forward(
+        self,
+        hidden: Float[Tensor, "B S d"],
+        keys: Float[Tensor, "B H M w"],
+        values: Float[Tensor, "B H M w"],
+        visible: Bool[Tensor, "B S M"],
+    ) -> Float[Tensor, "B S d"]:
+        """The hidden states with what the visible image tokens add."""
+        queries = self.query(self.norm(hidden)).unflatten(2, (self.heads, -1)).transpose(1, 2)  # B H S w
+        gathered, sees = attend_visible(queries, keys, values, visible)  # B S H*w, B S 1
+        attended = hidden + self.attention_gate.tanh() * self.output(gathered)  # B S d
+        fed = self.feedforward(attended)  # B S d
+        if self.masked_rows == "hf_mllama":
+            return attended + self.feedforward_gate.tanh() * (fed * sees)
+        return torch.where(sees, attended + self.feedforward_gate.tanh() * fed, hidden)
