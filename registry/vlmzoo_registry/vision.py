@@ -98,6 +98,11 @@ class VisionEncoder(nn.Module, ABC):
     def transform(self) -> ImageTransform:
         """The preprocessing this encoder was trained with; a property of the encoder, never of the trainer."""
 
+    @property
+    def unused_parameters(self) -> frozenset[str]:
+        """Names of parameters that no output depends on (a pooler, blocks past the last tapped one); they never train."""
+        return frozenset()
+
     @abstractmethod
     def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> VisionFeatures:
         """Encode a batch of transformed images."""

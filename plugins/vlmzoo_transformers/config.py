@@ -1,0 +1,52 @@
+"""The options of this plugin's components; importing them imports no framework."""
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from vlmzoo_registry import ComponentConfig
+
+DType = Literal["float32", "bfloat16", "float16"]
+
+
+class PretrainedConfig(ComponentConfig):
+    """Where a part comes from: pretrained weights, or an architecture with random ones."""
+
+    model: str | None = Field(default=None, description="A pretrained id, or a folder that `save_pretrained` wrote.")
+    config: dict[str, Any] | None = Field(
+        default=None, description="The architecture, with random weights: `model_type` and the fields of its config class."
+    )
+    dtype: DType = Field(default="float32", description="The type the weights are kept in.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.model is None) == (self.config is None):
+            given = "both" if self.model is not None else "neither"
+            raise ValueError(f"give either `model` (pretrained weights) or `config` (an architecture), not {given}")
+        if self.config is not None and "model_type" not in self.config:
+            raise ValueError("`config` needs `model_type`, the name of the architecture in transformers (for example `llama`)")
+        return self
+
+
+class VisionConfig(PretrainedConfig):
+    """The vision tower of a transformers model."""
+
+    layers: tuple[int, ...] = Field(
+        default=(-1,), min_length=1, description="The blocks whose outputs are taken, negative from the end; several are concatenated."
+    )
+    final_norm: bool = Field(default=False, description="Whether the tower's last norm is applied to what is taken.")
+    prefix: Literal["drop", "keep"] = Field(default="drop", description="What happens to leading tokens that are not patches.")
+    image_size: int | None = Field(default=None, gt=0, description="Pixels per side, where the tower takes more than one size.")
+    mean: tuple[float, float, float] | None = Field(default=None, description="Pixel mean on [0, 1]; default: the model's own.")
+    std: tuple[float, float, float] | None = Field(default=None, description="Pixel deviation; default: the model's own.")
+
+
+class CausalLMConfig(PretrainedConfig):
+    """A causal language model of transformers."""
+
+    tokenizer: str | None = Field(
+        default=None, description="An id or folder; default: the model's own, or one token per byte for a random architecture."
+    )
+    attention: Literal["eager", "sdpa", "flash_attention_2", "flex_attention"] | None = Field(
+        default=None, description="The attention implementation; default: the best that transformers has for the family."
+    )

@@ -1,0 +1,52 @@
+"""What this plugin provides, as data: parts that any Hugging Face transformers model can be."""
+
+from vlmzoo_registry import ComponentSpec, hookimpl
+
+
+@hookimpl
+def vlmzoo_components() -> list[ComponentSpec]:
+    """Vision towers and causal language models of transformers."""
+    return [
+        ComponentSpec(
+            kind="vision_encoder",
+            name="vision",
+            factory="vlmzoo_transformers.vision:TransformersVisionEncoder",
+            config="vlmzoo_transformers.config:VisionConfig",
+            summary="The vision tower of a transformers model: CLIP, SigLIP, DINOv2, ViT and others of that build.",
+            license="as the weights",
+            requires=("transformers>=5.17",),
+            tiny={
+                "config": {
+                    "model_type": "clip_vision_model",
+                    "hidden_size": 32,
+                    "intermediate_size": 64,
+                    "num_hidden_layers": 3,
+                    "num_attention_heads": 4,
+                    "image_size": 32,
+                    "patch_size": 8,
+                },
+                "layers": [-2],
+            },
+        ),
+        ComponentSpec(
+            kind="language_model",
+            name="causal-lm",
+            factory="vlmzoo_transformers.causal_lm:TransformersCausalLM",
+            config="vlmzoo_transformers.config:CausalLMConfig",
+            summary="Any causal language model of transformers, found by running it once; no code per family.",
+            license="as the weights",
+            requires=("transformers>=5.17",),
+            tiny={
+                "config": {
+                    "model_type": "llama",
+                    "hidden_size": 32,
+                    "intermediate_size": 64,
+                    "num_hidden_layers": 4,
+                    "num_attention_heads": 4,
+                    "num_key_value_heads": 2,
+                    "vocab_size": 320,
+                    "max_position_embeddings": 512,
+                }
+            },
+        ),
+    ]

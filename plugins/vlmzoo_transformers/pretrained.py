@@ -1,0 +1,46 @@
+"""Where transformers parts come from: a hub id, a folder, or an architecture written out."""
+
+from typing import Any
+
+import torch
+from transformers import AutoConfig, PreTrainedConfig
+
+from vlmzoo_registry import ConfigError
+from vlmzoo_transformers.config import PretrainedConfig
+
+# Where a config was once read from, and by which version; not part of an architecture.
+_PROVENANCE = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "quantization_config")
+
+
+def architecture(config: PretrainedConfig, *, offline: bool = False) -> PreTrainedConfig:
+    """The transformers config that `config` names or describes.
+
+    Raises `ConfigError` where it cannot be read, or (offline) where it is not on this machine.
+    """
+    if config.config is not None:
+        fields = dict(config.config)
+        model_type = fields.pop("model_type")
+        try:
+            return AutoConfig.for_model(model_type, **fields)
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"`config` is not an architecture of transformers: {error}") from error
+    assert config.model is not None
+    try:
+        return AutoConfig.from_pretrained(config.model, local_files_only=offline, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        where = "on this machine" if offline else "here or on the hub"
+        raise ConfigError(
+            f"`model` (={config.model!r}): no transformers config was found {where}. Give a folder that holds `config.json`, "
+            f"download the model first, or write the architecture under `config:`. ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def written_out(config: PreTrainedConfig) -> dict[str, Any]:
+    """An architecture as the plain `config:` mapping that builds it again."""
+    fields = {key: value for key, value in config.to_diff_dict().items() if key not in _PROVENANCE}
+    return {"model_type": config.model_type, **fields}
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """The dtype of this name."""
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]

@@ -1,0 +1,81 @@
+"""Find the parts of a model by running it once, instead of knowing the attribute paths of every family.
+
+The list of layers lives at six different paths across the families of transformers, and the longest `ModuleList` may be one
+of experts. What identifies the layers is what they do: one forward calls each of them once, in order, hidden states in and
+hidden states of the same shape out.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a submodule: its name and the shapes of its first tensor in and out (None where there is none)."""
+
+    name: str
+    input: tuple[int, ...] | None
+    output: tuple[int, ...] | None
+
+
+def first_tensor(values: Any) -> Tensor | None:
+    """The first tensor among the arguments or the outputs of a module."""
+    if isinstance(values, Tensor):
+        return values
+    if isinstance(values, dict):
+        values = tuple(values.values())
+    if isinstance(values, tuple | list):
+        return next((value for value in values if isinstance(value, Tensor)), None)
+    return None
+
+
+def record_calls(model: nn.Module, forward: Callable[[], Any]) -> list[Call]:
+    """Run `forward` and list the calls of every submodule of `model`, in the order in which they ended."""
+    calls: list[Call] = []
+
+    def hook(name: str) -> Callable[..., None]:
+        def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            entered = first_tensor(args) if args else kwargs.get("hidden_states")
+            left = first_tensor(output)
+            calls.append(
+                Call(name, None if entered is None else tuple(entered.shape), None if left is None else tuple(left.shape))
+            )
+
+        return record
+
+    handles = [
+        module.register_forward_hook(hook(name), with_kwargs=True) for name, module in model.named_modules() if name
+    ]
+    try:
+        forward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls
+
+
+def find_layers(model: nn.Module, calls: list[Call], width: int) -> str | None:
+    """The name of the `ModuleList` whose children were called once each, in order, hidden states to hidden states.
+
+    Lists inside the layers of another candidate are not considered. Returns None where there is no such list, or more than one.
+    """
+    candidates = []
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.ModuleList) or len(module) == 0:
+            continue
+        children = [f"{name}.{index}" for index in range(len(module))]
+        made = [call for call in calls if call.name in set(children)]
+        in_order = [call.name for call in made] == children
+        if in_order and all(call.input == call.output and call.input and call.input[-1] == width for call in made):
+            candidates.append(name)
+    outer = [name for name in candidates if not any(name.startswith(f"{other}.") for other in candidates if other != name)]
+    return outer[0] if len(outer) == 1 else None
+
+
+def on_meta(module: nn.Module) -> bool:
+    """Whether the parameters carry no values."""
+    return next(module.parameters()).device == torch.device("meta")

@@ -1,0 +1,145 @@
+"""The vision tower of a transformers model behind the contract: CLIP, SigLIP, DINOv2, ViT and others built of equal blocks.
+
+The blocks, the last norm, the patch grid and the prefix tokens are found by running a copy without values once. A layer is
+a block counted from the end, and what is taken is that block's output: nobody has to know which families hide a norm in
+`hidden_states[-1]`.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import AutoImageProcessor, AutoModel, PreTrainedConfig, PreTrainedModel
+
+from vlmzoo_registry import AssemblyError, ConfigError, FeatureShape, ImageTransform, VisionEncoder, VisionFeatures
+from vlmzoo_transformers.config import VisionConfig
+from vlmzoo_transformers.pretrained import architecture, torch_dtype, written_out
+from vlmzoo_transformers.tower import Tower, examine
+
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+
+
+class TransformersVisionEncoder(VisionEncoder):
+    """A vision tower of transformers; see `VisionEncoder`."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        resolved = _tower_config(architecture(config))
+        size = config.image_size or _square(resolved)
+        with torch.device("meta"):
+            tower = examine(AutoModel.from_config(resolved), size)
+        depth = len(tower.blocks)
+        wrong = [layer for layer in config.layers if not -depth <= layer < depth]
+        reasons = [f"`layers` asks for block {layer}, but `{resolved.model_type}` has {depth} (use -{depth} to -1)" for layer in wrong]
+        if config.prefix == "keep" and tower.prefix == 0:
+            reasons.append(f"`prefix: keep`: `{resolved.model_type}` has no prefix token to keep (use `drop`)")
+        if config.final_norm and tower.norm is None:
+            reasons.append(f"`final_norm: true`: `{resolved.model_type}` has no norm after its last block (use false)")
+        if reasons:
+            raise ConfigError("the vision tower cannot be used like this", reasons)
+
+        options: dict[str, Any] = {"dtype": torch_dtype(config.dtype)}
+        if config.model is None:
+            self.model: PreTrainedModel = AutoModel.from_config(resolved, **options)
+        else:
+            self.model = AutoModel.from_pretrained(config.model, config=resolved, **options)
+        self._tower = tower
+        self._taps = [tower.blocks[layer] for layer in config.layers]
+        self._final_norm = config.final_norm
+        self._keep = config.prefix == "keep"
+        self._unused = tower.unused(self._taps, config.final_norm)
+        self._shape = FeatureShape(
+            width=tower.width * len(config.layers),
+            count=tower.grid[0] * tower.grid[1] + (tower.prefix if self._keep else 0),
+            grid=tower.grid,
+            prefix=tower.prefix if self._keep else 0,
+        )
+        self._transform = _transform(config, size)
+
+    @classmethod
+    def resolve(cls, config: VisionConfig) -> VisionConfig:
+        """The same config with the architecture and the pixel statistics written out; reads configuration files, offline."""
+        resolved = _tower_config(architecture(config, offline=True))
+        size = config.image_size or _square(resolved)
+        transform = _transform(config, size)
+        return config.model_copy(
+            update={
+                "model": None,
+                "config": written_out(resolved),
+                "image_size": size,
+                "mean": transform.mean,
+                "std": transform.std,
+            }
+        )
+
+    @property
+    def output_shape(self) -> FeatureShape:
+        """What one image becomes."""
+        return self._shape
+
+    @property
+    def transform(self) -> ImageTransform:
+        """Size, mean and deviation from the config, else from the model's own preprocessor file."""
+        return self._transform
+
+    @property
+    def unused_parameters(self) -> frozenset[str]:
+        """Parameters behind the last tapped block (a pooler, later blocks), which no output depends on."""
+        return frozenset(f"model.{name}" for name in self._unused)
+
+    def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> VisionFeatures:
+        """The outputs of the tapped blocks, concatenated on the channel in the order of `layers`."""
+        size = (self._transform.height, self._transform.width)
+        if tuple(pixels.shape[-2:]) != size:
+            raise AssemblyError(f"`pixels` are {tuple(pixels.shape[-2:])}, but this tower was set up for {size}")
+        outputs = self._tower.run(self.model, pixels.to(self.model.dtype), self._taps)
+        if self._final_norm:
+            assert self._tower.norm is not None
+            norm = self.model.get_submodule(self._tower.norm)
+            outputs = [norm(output) for output in outputs]
+        tokens = torch.cat(outputs, dim=-1)
+        if not self._keep:
+            tokens = tokens[:, self._tower.prefix :]
+        return VisionFeatures(tokens=tokens, grid=self._tower.grid, prefix=self._shape.prefix)
+
+
+def _tower_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The vision part of a config that has several (CLIP's holds a text tower too)."""
+    return config.vision_config if "vision_config" in config.sub_configs else config
+
+
+def _square(config: PreTrainedConfig) -> int:
+    size = config.to_dict().get("image_size")
+    if isinstance(size, list | tuple) and len(set(size)) == 1:
+        size = size[0]
+    if not isinstance(size, int):
+        raise ConfigError(f"`{config.model_type}` has no square `image_size` (={size!r}): set `image_size` to pixels per side")
+    return size
+
+
+def _transform(config: VisionConfig, size: int) -> ImageTransform:
+    mean, std, interpolation, crop = _IMAGENET_MEAN, _IMAGENET_STD, "bicubic", False
+    if config.model is not None:
+        try:
+            processor = AutoImageProcessor.from_pretrained(config.model, trust_remote_code=False).to_dict()
+        except (OSError, ValueError) as error:
+            if config.mean is None or config.std is None:
+                raise ConfigError(
+                    f"`model` (={config.model!r}) comes with no image preprocessor file, so its pixel statistics are not "
+                    "known: set `mean` and `std` as the model was trained (each three numbers on [0, 1])"
+                ) from error
+            processor = {}
+        mean = tuple(processor.get("image_mean", mean))
+        std = tuple(processor.get("image_std", std))
+        interpolation = _FILTERS.get(int(processor.get("resample", 3)), "bicubic")
+        crop = bool(processor.get("do_center_crop", False))
+    return ImageTransform(
+        height=size,
+        width=size,
+        mean=config.mean or mean,
+        std=config.std or std,
+        interpolation=interpolation,
+        resize="crop" if crop else "squash",
+    )

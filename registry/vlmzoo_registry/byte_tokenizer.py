@@ -1,0 +1,23 @@
+"""A tokenizer with one token per byte, for language models that have no vocabulary of their own: random ones, tests, tutorials."""
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+BYTE_TOKENS = 256 + 3
+"""How many rows the tokenizer needs: the bytes, and `<pad>`, `<bos>`, `<eos>`."""
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """A fast tokenizer (so with character offsets) of 259 tokens; ids 0, 1, 2 are `<pad>`, `<bos>`, `<eos>`.
+
+    It adds no token by itself.
+    """
+    special = ["<pad>", "<bos>", "<eos>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate([*special, *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", model_max_length=1_000_000
+    )
