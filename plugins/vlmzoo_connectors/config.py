@@ -1,6 +1,6 @@
 """The options of the connectors; importable without torch, so that recipes are checked and schemas written fast."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -36,7 +36,7 @@ class MlpConfig(ComponentConfig):
     norm_epsilon: PositiveFloat = 1e-5
 
     @model_validator(mode="after")
-    def _every_option_is_read(self) -> Self:
+    def _every_option_is_read(self) -> "MlpConfig":
         reasons = []
         if self.output_norm == "layer_scaled" and self.output_scale is None:
             reasons.append("`output_norm: layer_scaled` needs `output_scale`, the weight its LayerNorm starts with")
@@ -107,7 +107,7 @@ class CrossAttentionConfig(ComponentConfig):
     norm_epsilon: PositiveFloat = 1e-5
 
     @model_validator(mode="after")
-    def _options_fit(self) -> Self:
+    def _options_fit(self) -> "CrossAttentionConfig":
         reasons = []
         if (self.every is None) == (self.layers is None):
             given = "neither is given" if self.every is None else f"both are given (every={self.every}, layers={self.layers})"
