@@ -56,7 +56,7 @@ class Component:
         value = self._load(self.spec.factory, "factory")
         if not callable(value):
             raise PluginError(f"{self}: factory `{self.spec.factory}` is {value!r}, which cannot be called")
-        return value  # type: ignore[no-any-return]
+        return value
 
     def _load(self, reference: str, role: str) -> Any:
         module_name, attribute = reference.split(":")

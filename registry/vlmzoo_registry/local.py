@@ -1,12 +1,31 @@
-"""Plugins that are single files: `vlmzoo --plugin my_connector.py`, `VLMZOO_PLUGINS`, `Catalogue.discover(extra=[...])`."""
+"""Plugins that are single files: `vlmzoo --plugin my_connector.py`, `VLMZOO_PLUGINS`, `Catalogue.discover(extra=[...])`.
+
+The file's stem is the plugin's name and the name of its module: `"my_connector:MyConnector"` is a class in the file itself.
+"""
 
 import sys
+from collections.abc import Iterable
 from importlib import import_module
+from importlib.machinery import PathFinder
 from importlib.util import module_from_spec, spec_from_file_location
+from os import PathLike
 from pathlib import Path
 from types import ModuleType
 
-from vlmzoo_registry.errors import PluginError
+from vlmzoo_registry.errors import ConfigError, PluginError
+
+
+def local_files(files: Iterable[str | PathLike[str]]) -> tuple[Path, ...]:
+    """The absolute paths of local plugin files, each once; raises `ConfigError` with every reason why some cannot be used."""
+    resolved = list(dict.fromkeys(Path(file).expanduser().resolve() for file in files))
+    reasons = [reason for file in resolved if (reason := _reason_against(file)) is not None]
+    stems = [file.stem for file in resolved]
+    for stem in sorted({stem for stem in stems if stems.count(stem) > 1}):
+        both = ", ".join(str(file) for file in resolved if file.stem == stem)
+        reasons.append(f"{both}: the plugin's name is the file's, so two files `{stem}.py` cannot be used together")
+    if reasons:
+        raise ConfigError("these local plugin files cannot be used:", reasons)
+    return tuple(resolved)
 
 
 def import_reference(module_name: str, file: Path | None) -> ModuleType:
@@ -20,7 +39,7 @@ def import_reference(module_name: str, file: Path | None) -> ModuleType:
     if loaded is not None:
         place = getattr(loaded, "__file__", None)
         if place is None or Path(place).resolve() != file:
-            raise PluginError(f"{file}: a module named `{module_name}` is loaded already, from {place}; rename the file")
+            raise PluginError(f"a module named `{module_name}` is loaded already, from {place}: rename {file}")
         return loaded
     spec = spec_from_file_location(module_name, file)
     if spec is None or spec.loader is None:
@@ -33,3 +52,15 @@ def import_reference(module_name: str, file: Path | None) -> ModuleType:
         del sys.modules[module_name]
         raise
     return module
+
+
+def _reason_against(file: Path) -> str | None:
+    if not file.is_file():
+        return f"{file}: there is no such file"
+    if file.suffix != ".py" or not file.stem.isidentifier():
+        return f"{file}: a plugin file is named like a Python module, for instance `my_connector.py`"
+    taken = PathFinder.find_spec(file.stem)
+    place = None if taken is None or taken.origin is None else Path(taken.origin).resolve()
+    if file.stem in sys.stdlib_module_names or (taken is not None and place != file):
+        return f"{file}: `{file.stem}` is the name of another module ({place or 'built in'}): rename the file"
+    return None

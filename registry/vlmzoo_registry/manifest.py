@@ -58,8 +58,10 @@ def _refuse_unknown_hooks(manager: PluginManager, module: ModuleType) -> None:
 def _reasons(spec: ComponentSpec) -> list[str]:
     reasons = []
     if spec.api != API_VERSION:
+        other = "newer" if spec.api > API_VERSION else "older"
         reasons.append(
-            f"{spec.kind} `{spec.name}` is written for plugin API {spec.api}, and this vlmzoo understands {API_VERSION}"
+            f"{spec.kind} `{spec.name}` is written for plugin API {spec.api}, and this vlmzoo understands API {API_VERSION}: "
+            f"it takes a release of the plugin for API {API_VERSION}, or {'a' if other == 'newer' else 'an'} {other} vlmzoo"
         )
     for requirement in spec.requires:
         try:
