@@ -1,5 +1,6 @@
 """The contracts of the data side: samples, templates that keep track of characters, and objectives."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,11 @@ from PIL import Image
 
 IMAGE = "<image>"
 """How an image is written in the text of a turn; the assembler swaps it for the tokenizer's own placeholder."""
+
+
+def marker_positions(text: str) -> tuple[int, ...]:
+    """Where `<image>` stands in a text: what `Rendered.images` holds."""
+    return tuple(match.start() for match in re.finditer(re.escape(IMAGE), text))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,41 @@
+"""Images with a caption each: rows `{image, caption[, id]}` and a folder of images."""
+
+from functools import partial
+
+from vlmzoo_registry.images import open_image
+from vlmzoo_registry.tasks import IMAGE, Dataset, Sample, Turn
+from vlmzoo_tasks.config import CaptionsConfig
+from vlmzoo_tasks.rows import BadRows, read_rows, row_id, text_field
+
+
+class CaptionsDataset(Dataset):
+    """The rows of `config.path`. Raises `DataError` with every bad row; an image is looked at when it is called."""
+
+    def __init__(self, config: CaptionsConfig) -> None:
+        self.images = config.images
+        self.path = config.path
+        self.rows: list[tuple[int, str, str, str]] = []
+        bad = BadRows(config.path)
+        for line, row in read_rows(config.path, bad):
+            identifier = row_id(row, line, bad)
+            image, caption = text_field(row, "image", line, bad), text_field(row, "caption", line, bad)
+            if caption is not None and IMAGE in caption:
+                bad.add(line, "caption", f"contains `{IMAGE}`, which marks an image's place: take it out, or drop the row")
+            elif image is not None and caption is not None:
+                self.rows.append((line, identifier, image, caption))
+        bad.raise_any()
+
+    def __len__(self) -> int:
+        """How many rows there are."""
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Sample:
+        """The image and its caption, as what the assistant says when it is shown the image."""
+        line, identifier, image, caption = self.rows[index]
+        source = f"{self.path}:{line}"
+        return Sample(
+            id=identifier,
+            turns=(Turn("user", IMAGE), Turn("assistant", caption)),
+            images=(partial(open_image, self.images / image, where=f"{source}: image", root=self.images),),
+            source=source,
+        )

@@ -1,0 +1,59 @@
+"""The options of the datasets of this plugin, apart from the datasets so that reading them loads nothing heavy."""
+
+from pathlib import Path
+from string import Formatter
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from vlmzoo_registry.config import ComponentConfig
+
+
+class CaptionsConfig(ComponentConfig):
+    """`path`: rows `{image, caption[, id]}` as JSON lines or a JSON list, also `.gz`; `images`: the folder of images."""
+
+    path: Path
+    images: Path
+
+
+class LlavaConfig(ComponentConfig):
+    """`path`: rows of LLaVA as a JSON list or JSON lines, also `.gz`; `images`: the folder of images."""
+
+    path: Path
+    images: Path
+
+
+class SheetConfig(ComponentConfig):
+    """One image of `columns` cells of `cell` x `cell` pixels in a row; its labels in JSON lines, in row-major order.
+
+    `text` is what is said of a cell, with fields of its label in braces; a field that holds a list is joined with commas.
+    `include_groups` and `exclude_groups` choose by the label's `group`. `concept` is the field whose value says which cells
+    belong together: a share `heldout` of these values is held out, by a hash that is the same on every machine, and `split`
+    says which side this dataset gives (None: both).
+    """
+
+    sheet: Path
+    labels: Path
+    columns: Annotated[int, Field(gt=0)]
+    cell: Annotated[int, Field(gt=0)]
+    text: str = "{label}"
+    include_groups: tuple[str, ...] | None = None
+    exclude_groups: tuple[str, ...] = ()
+    concept: str = "hex"
+    split: Literal["train", "heldout"] | None = None
+    heldout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    @field_validator("text")
+    @classmethod
+    def _plain_fields(cls, text: str) -> str:
+        """Only `{field}`: attribute access and format specifications have no place in data."""
+        for _, field, specification, conversion in Formatter().parse(text):
+            if field is not None and (not field.isidentifier() or specification or conversion):
+                raise ValueError(f"`{{{field}}}` must be the plain name of a label's field, as in `{{label}}`")
+        return text
+
+    @model_validator(mode="after")
+    def _split_has_a_share(self) -> Self:
+        if self.split is not None and self.heldout == 0:
+            raise ValueError(f"`split` (={self.split}) needs a `heldout` above 0 (is 0.0), such as 0.1")
+        return self

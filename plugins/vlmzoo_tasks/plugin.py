@@ -1,0 +1,56 @@
+"""What this plugin provides: the conversation styles, objectives and data sources of the main job.
+
+Imports nothing but `vlmzoo_registry`, so that discovery stays light.
+"""
+
+from vlmzoo_registry import ComponentSpec, hookimpl
+
+
+@hookimpl
+def vlmzoo_components() -> list[ComponentSpec]:
+    """Describe the tasks."""
+    return [
+        ComponentSpec(
+            kind="template",
+            name="plain",
+            factory="vlmzoo_tasks.plain:PlainTemplate",
+            summary="Images, the user's words if there are any, then the caption; no roles",
+            paper="https://arxiv.org/abs/2304.08485",
+            license="Apache-2.0",
+            tiny={},
+        ),
+        ComponentSpec(
+            kind="objective",
+            name="caption",
+            factory="vlmzoo_tasks.caption:CaptionObjective",
+            summary="Predict every token of what the assistant says, and that it ends there",
+            paper="https://arxiv.org/abs/2304.08485",
+            license="Apache-2.0",
+            tiny={},
+        ),
+        ComponentSpec(
+            kind="dataset",
+            name="captions",
+            factory="vlmzoo_tasks.captions:CaptionsDataset",
+            config="vlmzoo_tasks.config:CaptionsConfig",
+            summary="A folder of images with a caption each, in JSON lines",
+            license="Apache-2.0",
+        ),
+        ComponentSpec(
+            kind="dataset",
+            name="llava",
+            factory="vlmzoo_tasks.llava:LlavaDataset",
+            config="vlmzoo_tasks.config:LlavaConfig",
+            summary="Conversations about images in LLaVA's JSON",
+            paper="https://arxiv.org/abs/2304.08485",
+            license="Apache-2.0",
+        ),
+        ComponentSpec(
+            kind="dataset",
+            name="sheet",
+            factory="vlmzoo_tasks.sheet:SheetDataset",
+            config="vlmzoo_tasks.config:SheetConfig",
+            summary="Many small pictures in one image, with a label each",
+            license="Apache-2.0",
+        ),
+    ]

@@ -1,0 +1,101 @@
+"""Many small pictures in one image file, with a label each: a data set that travels as two files."""
+
+import hashlib
+from functools import cached_property, partial
+from string import Formatter
+from typing import Any
+
+from PIL import Image
+
+from vlmzoo_registry.errors import DataError
+from vlmzoo_registry.images import open_image
+from vlmzoo_registry.suggest import did_you_mean
+from vlmzoo_registry.tasks import IMAGE, Dataset, Sample, Turn
+from vlmzoo_tasks.config import SheetConfig
+from vlmzoo_tasks.rows import BadRows, read_rows, text_field
+
+
+def held_out(concept: str, share: float) -> bool:
+    """Whether a concept belongs to the share that is held out: decided by its name alone, the same on every machine."""
+    draw = int.from_bytes(hashlib.sha256(concept.encode()).digest()[:8], "big")
+    return draw < share * 2**64
+
+
+class SheetDataset(Dataset):
+    """The cells of `config.sheet` that the config chooses. Raises `DataError` with every bad label, or a sheet too small."""
+
+    def __init__(self, config: SheetConfig) -> None:
+        self.config = config
+        self.cells: list[tuple[int, int, str, str]] = []  # cell, line, concept, text
+        bad = BadRows(config.labels)
+        fields = [field for _, field, _, _ in Formatter().parse(config.text) if field is not None]
+        chosen_by_group = config.include_groups is not None or config.exclude_groups
+        groups = set()
+        count = 0
+        for cell, (line, row) in enumerate(read_rows(config.labels, bad)):
+            count = cell + 1
+            faults = bad.count
+            concept = text_field(row, config.concept, line, bad)
+            group = text_field(row, "group", line, bad) if chosen_by_group else None
+            values = {field: _value(row, field, line, bad) for field in fields}
+            if bad.count > faults or concept is None:
+                continue
+            groups.add(group)
+            if config.include_groups is not None and group not in config.include_groups:
+                continue
+            if group in config.exclude_groups:
+                continue
+            if config.split is None or (config.split == "heldout") == held_out(concept, config.heldout):
+                text = config.text.format_map(values)
+                if not text.strip() or IMAGE in text:
+                    bad.add(line, "text", f"must be words without `{IMAGE}` (is {text!r:.60}): correct it")
+                self.cells.append((cell, line, concept, text))
+        bad.raise_any()
+        known = {group for group in groups if group is not None}
+        unknown = [name for name in (*(config.include_groups or ()), *config.exclude_groups) if name not in known]
+        if unknown:
+            reasons = [f"no label has the group `{name}`{did_you_mean(name, known)}" for name in unknown]
+            raise DataError(f"`{config.labels}` has the groups {', '.join(sorted(known))}:", reasons)
+        if not self.cells:
+            raise DataError(f"`{config.labels}`: none of its {count} labels is chosen: widen the groups or the split")
+        self._check_size(count)
+
+    def __len__(self) -> int:
+        """How many cells are chosen."""
+        return len(self.cells)
+
+    def __getitem__(self, index: int) -> Sample:
+        """The picture of a cell and what is said of it."""
+        cell, line, concept, text = self.cells[index]
+        return Sample(
+            id=concept,
+            turns=(Turn("user", IMAGE), Turn("assistant", text)),
+            images=(partial(self._cut, cell),),
+            source=f"{self.config.labels}:{line}",
+        )
+
+    @cached_property
+    def _sheet(self) -> Image.Image:
+        return open_image(self.config.sheet, where="sheet")
+
+    def _cut(self, cell: int) -> Image.Image:
+        row, column = divmod(cell, self.config.columns)
+        left, top = column * self.config.cell, row * self.config.cell
+        return self._sheet.crop((left, top, left + self.config.cell, top + self.config.cell))
+
+    def _check_size(self, count: int) -> None:
+        width, height = self.config.columns * self.config.cell, -(-count // self.config.columns) * self.config.cell
+        size = self._sheet.size
+        if size[0] != width or size[1] < height:
+            raise DataError(
+                f"`{self.config.sheet}` is {size[0]} x {size[1]} pixels, but {count} labels in {self.config.columns} columns "
+                f"of {self.config.cell} pixels need {width} x {height}: correct `columns`, `cell` or the files"
+            )
+
+
+def _value(row: dict[str, Any], field: str, line: int, bad: BadRows) -> str:
+    """A field as words: a text, or a list of texts joined with commas."""
+    value = row.get(field)
+    if isinstance(value, list) and value and all(isinstance(word, str) for word in value):
+        return ", ".join(value)
+    return text_field(row, field, line, bad) or ""

@@ -1,0 +1,79 @@
+"""How an image file becomes pixels: whole, upright, RGB, and only from where images may lie.
+
+Datasets and commands open images through this one door, so that a bad file is refused with the same words everywhere.
+"""
+
+import warnings
+from pathlib import Path
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from vlmzoo_registry.errors import DataError
+
+MAX_PIXELS = 64_000_000
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""Formats that Pillow decodes by itself; others (EPS) would start foreign programs."""
+
+_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The image in RGB: what is transparent shows white, 16-bit grey is scaled to 8 bits.
+
+    Raises `ValueError` for a mode that has no colours of a known scale (32-bit integers, floats).
+    """
+    if image.mode in _SIXTEEN_BIT:
+        return image.point(lambda value: value / 256, "L").convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode} have no known scale: save it with 8 bits per channel")
+    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        canvas = Image.new("RGBA", image.size, "white")
+        canvas.alpha_composite(image)
+        image = canvas
+    return image.convert("RGB")
+
+
+def open_image(path: Path, *, where: str, root: Path | None = None) -> Image.Image:
+    """The first frame of the image at `path`: decoded in full, turned as its EXIF data says, in RGB.
+
+    Where a `root` is given, the file must lie under it once all links are followed. `where` (`file:line: field`) leads the
+    message. Raises `DataError` where the file is missing, elsewhere, above `MAX_PIXELS`, of another format, or damaged.
+    """
+    real = path.resolve()
+    if root is not None and not real.is_relative_to(root.resolve()):
+        raise DataError(
+            f"{where}: `{path}` leads out of the image folder `{root}`: move the image there, or name its real folder"
+        )
+    if not real.is_file():
+        raise DataError(f"{where}: `{path}` is not a file: correct the path or the image folder")
+    try:
+        with warnings.catch_warnings():
+            # Pillow's own warning comes at another limit than ours, and later.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(real, formats=FORMATS)
+    except UnidentifiedImageError:
+        formats = ", ".join(FORMATS)
+        raise DataError(
+            f"{where}: `{path}` is not an image of a known format ({formats}): convert it, or drop the row"
+        ) from None
+    except Image.DecompressionBombError:
+        raise DataError(f"{where}: `{path}` has more than the {MAX_PIXELS:,} pixels allowed: scale it down") from None
+    except Exception as error:
+        raise DataError(
+            f"{where}: `{path}` cannot be opened ({type(error).__name__}: {error}): replace it, or drop the row"
+        ) from error
+    with image:
+        pixels = image.width * image.height
+        if pixels > MAX_PIXELS:
+            raise DataError(
+                f"{where}: `{path}` has {image.width} x {image.height} = {pixels:,} pixels, "
+                f"more than the {MAX_PIXELS:,} allowed: scale it down"
+            )
+        try:
+            image.load()
+            return to_rgb(ImageOps.exif_transpose(image))
+        except Exception as error:  # decoders raise whatever they like on damaged bytes
+            raise DataError(
+                f"{where}: `{path}` is damaged ({type(error).__name__}: {error}): replace it, or drop the row"
+            ) from error

@@ -1,0 +1,207 @@
+"""From a rendered text to ids and labels: tokenised once, labels from character spans, images in their places.
+
+The field's most reported bug is a label mask that was counted instead of known; here every row proves its own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from vlmzoo_registry.errors import AssemblyError, DataError, PluginError
+from vlmzoo_registry.tasks import IMAGE, Rendered, Turn, marker_positions
+
+IGNORE = -100
+"""The label of a position that is not supervised."""
+
+
+@dataclass(frozen=True)
+class ImageToken:
+    """The tokenizer's own placeholder for an image.
+
+    `slots` is how many ids stand for one image in the text: the number of image tokens where these are placed in the
+    sequence (unified), 1 where the text only marks the place (cross-attention).
+    """
+
+    text: str
+    id: int
+    slots: int
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One row. `labels` stand beside their own ids (the loss shifts); `weights` is None where every weight is 1."""
+
+    input_ids: Int[Tensor, " S"]
+    labels: Int[Tensor, " S"]
+    weights: Float[Tensor, " S"] | None
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+
+
+def refuse_special_tokens(
+    turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase, image_token: ImageToken, *, source: str
+) -> None:
+    """Raise `DataError` where the text of a turn contains a special token: data must not forge turns, ends or images."""
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    special |= {*tokenizer.all_special_tokens, image_token.text}
+    reasons = [
+        f"{source}: turn {number} ({turn.role}) contains `{token}`: take it out, or drop the row"
+        for number, turn in enumerate(turns)
+        for token in sorted(special - {IMAGE})
+        if token in turn.text
+    ]
+    if reasons:
+        raise DataError(f"{source}: text of the data is a special token of the tokenizer:", reasons)
+
+
+def encode(rendered: Rendered, tokenizer: PreTrainedTokenizerBase, image_token: ImageToken, *, source: str) -> Encoded:
+    """The ids of a text and which of them are supervised.
+
+    The text is tokenised once. What is supervised begins at the first id behind those of the text before a span: that these
+    stay the same when the answer follows is checked for every row, so training sees exactly what generation starts from.
+    Ids of images, and the very first id, which nothing predicts, are never supervised. The tokenizer's own leading tokens
+    (BOS) come once; of its trailing ones none, as `rendered.end` decides about the end.
+
+    Raises `DataError` naming `source` where a marker is out of place, where the ids before a span change with what follows,
+    and where nothing is supervised.
+    """
+    text, spans = _with_own_token(rendered, image_token, source)
+    tokens, *before = _tokenise([text, *(text[:start] for start, _, _ in spans)], tokenizer)
+    labels = [IGNORE] * len(tokens.ids)
+    weights = [1.0] * len(tokens.ids)
+    for (start, end, weight), prompt in zip(spans, before, strict=True):
+        first = len(prompt.ids)
+        if tokens.ids[:first] != prompt.ids:
+            raise DataError(_border_message(text, start, tokens.ids, prompt.ids, tokenizer, source))
+        for position in range(max(first, 1), len(tokens.ids)):
+            token_start, token_end = tokens.offsets[position]
+            # Byte-level tokenizers trim the spaces of a token off its offsets: a lone space may end where the span ends.
+            if token_start >= end and not token_start == token_end == end:
+                break
+            labels[position], weights[position] = tokens.ids[position], weight
+    ids, labels, weights = _expand(tokens.ids, labels, weights, len(rendered.images), image_token, source)
+    if rendered.end:
+        if tokenizer.eos_token_id is None:
+            raise AssemblyError("the tokenizer has no end token (`eos_token`), so no model could learn to stop: name one")
+        ids, labels, weights = [*ids, tokenizer.eos_token_id], [*labels, tokenizer.eos_token_id], [*weights, 1.0]
+    if all(label == IGNORE for label in labels):
+        raise DataError(
+            f"{source}: none of its {len(ids)} tokens is supervised: the answer is empty, or the objective skips it"
+        )
+    return Encoded(
+        input_ids=torch.tensor(ids),
+        labels=torch.tensor(labels),
+        weights=None if all(weight == 1.0 for weight in weights) else torch.tensor(weights),
+    )
+
+
+def encode_prompt(
+    rendered: Rendered, tokenizer: PreTrainedTokenizerBase, image_token: ImageToken, *, source: str
+) -> Int[Tensor, " S"]:
+    """The ids from which generation starts; those of the same text in training up to its answer.
+
+    Raises `DataError` naming `source` where a marker is out of place, or where there is nothing to start from.
+    """
+    text, _ = _with_own_token(rendered, image_token, source)
+    (tokens,) = _tokenise([text], tokenizer)
+    ids, _, _ = _expand(tokens.ids, tokens.ids, tokens.ids, len(rendered.images), image_token, source)
+    if not ids:
+        raise DataError(f"{source}: the prompt has no token to start from: give it an image or some words")
+    return torch.tensor(ids)
+
+
+def _with_own_token(rendered: Rendered, image_token: ImageToken, source: str) -> tuple[str, list[tuple[int, int, float]]]:
+    """The text with the tokenizer's placeholder for each `<image>`, and where its spans lie then."""
+    if rendered.images != marker_positions(rendered.text):
+        raise PluginError(
+            f"{source}: the template says images stand at {rendered.images}, but its text has `{IMAGE}` at "
+            f"{marker_positions(rendered.text)}"
+        )
+    longer = len(image_token.text) - len(IMAGE)
+
+    def moved(character: int) -> int:
+        return character + longer * sum(position < character for position in rendered.images)
+
+    spans = [(moved(span.start), moved(span.end), span.weight) for span in rendered.spans]
+    borders = [border for span in rendered.spans for border in (span.start, span.end)]
+    ordered = all(a <= b for a, b in pairwise(borders)) and all(span.start < span.end for span in rendered.spans)
+    if not ordered or (borders and not 0 <= borders[0] <= borders[-1] <= len(rendered.text)):
+        raise PluginError(
+            f"{source}: the spans {[(s.start, s.end) for s in rendered.spans]} must be ascending, apart, not empty, and within "
+            f"the {len(rendered.text)} characters of the text"
+        )
+    return rendered.text.replace(IMAGE, image_token.text), spans
+
+
+def _tokenise(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[_Tokens]:
+    """Ids and character offsets, with the tokenizer's leading special tokens and without its trailing ones."""
+    if not tokenizer.is_fast:
+        raise AssemblyError(f"the tokenizer {type(tokenizer).__name__} gives no character offsets: use its fast version")
+    # A template that writes BOS itself gets no second one.
+    written = tokenizer.bos_token is not None and texts[0].startswith(tokenizer.bos_token)
+    batch = tokenizer(
+        texts,
+        add_special_tokens=not written,
+        return_offsets_mapping=True,
+        return_special_tokens_mask=True,
+        return_attention_mask=False,
+        truncation=False,
+        padding=False,
+        verbose=False,
+    )
+    rows = []
+    for text, ids, offsets, added in zip(
+        texts, batch["input_ids"], batch["offset_mapping"], batch["special_tokens_mask"], strict=True
+    ):
+        end = len(ids)
+        # Without text there is nothing between the leading and the trailing ones: keep BOS alone.
+        first = 0 if text else (1 if ids and ids[0] == tokenizer.bos_token_id else 0)
+        while end > first and added[end - 1]:
+            end -= 1
+        rows.append(_Tokens(ids[:end], offsets[:end]))
+    return rows
+
+
+def _expand(
+    ids: list[int], labels: list[int], weights: Sequence[float], images: int, image_token: ImageToken, source: str
+) -> tuple[list[int], list[int], list[float]]:
+    """Each image id `slots` times, never supervised."""
+    found = ids.count(image_token.id)
+    if found != images:
+        raise DataError(
+            f"{source}: {images} image markers in the text, but the tokenizer gives its image token `{image_token.text}` "
+            f"(id {image_token.id}) {found} times: the text forges the token, or it is not in the tokenizer"
+        )
+    out_ids: list[int] = []
+    out_labels: list[int] = []
+    out_weights: list[float] = []
+    for token, label, weight in zip(ids, labels, weights, strict=True):
+        image = token == image_token.id
+        times = image_token.slots if image else 1
+        out_ids += [token] * times
+        out_labels += [IGNORE if image else label] * times
+        out_weights += [1.0 if image else weight] * times
+    return out_ids, out_labels, out_weights
+
+
+def _border_message(
+    text: str, start: int, ids: list[int], prompt: list[int], tokenizer: PreTrainedTokenizerBase, source: str
+) -> str:
+    differs = next((i for i, (a, b) in enumerate(zip(ids, prompt, strict=False)) if a != b), len(ids))
+    alone = tokenizer.convert_ids_to_tokens(prompt[differs:])
+    followed = tokenizer.convert_ids_to_tokens(ids[differs : len(prompt) + 1])
+    return (
+        f"{source}: what comes before the answer at character {start} (`{text[max(0, start - 20) : start]}`) has other ids "
+        f"when `{text[start : start + 20]}` follows: from token {differs}, {alone} alone, {followed} with the answer. "
+        "Generation would start from what training never saw: let the template end its prompts where a token ends (a line "
+        "break, a special token, no space)"
+    )
