@@ -1,0 +1,13 @@
+"""The config language: recipes and models, read from YAML, JSON or mappings, checked as a whole.
+
+`load_recipe` and `load_model` are what the rest of vlmzoo calls; nothing here imports torch or transformers.
+"""
+
+from vlmzoo.config.choice import Choice
+from vlmzoo.config.load import load_model, load_recipe
+from vlmzoo.config.model import ModelConfig
+from vlmzoo.config.recipe import Recipe
+from vlmzoo.config.schema import recipe_schema
+from vlmzoo.config.stage import StageConfig, TrainPart
+
+__all__ = ["Choice", "ModelConfig", "Recipe", "StageConfig", "TrainPart", "load_model", "load_recipe", "recipe_schema"]

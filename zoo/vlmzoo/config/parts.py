@@ -1,0 +1,53 @@
+"""Where in a recipe the parts stand, of which kind each is, and how the short ways of writing them are spelt out.
+
+A part is a mapping `{name: component, **options}`; short ways are a bare name, and no list around the only connector.
+"""
+
+from vlmzoo.config.node import Node
+
+MODEL_PARTS = {
+    "vision": "vision_encoder",
+    "connector": "connector",
+    "language": "language_model",
+    "template": "template",
+}
+"""The kind of component under each key of `model:`; `connector` is a list of them."""
+
+STAGE_PARTS = {"objective": "objective", "data": "dataset"}
+"""The kind of component under each key of a stage; `data` is a list of them."""
+
+
+def spell_out_recipe(node: Node) -> None:
+    """Spell out the short forms of a recipe in place; what is no recipe is left as it is."""
+    model = node.child("model")
+    if model is not None:
+        spell_out_model(model)
+    stages = node.child("stages")
+    for _, stage in stages.items() if stages is not None else ():
+        objective, data = stage.child("objective"), stage.child("data")
+        if objective is not None:
+            _name(objective)
+        if data is not None and isinstance(data.value, list):
+            for dataset in data.value:
+                _name(dataset)
+
+
+def spell_out_model(node: Node) -> None:
+    """Spell out the short forms of a `model:` section in place; what is none is left as it is."""
+    vision, connector = node.child("vision"), node.child("connector")
+    if vision is not None and isinstance(vision.value, list) and len(vision.value) == 1:
+        vision.value = vision.value[0].value
+    if connector is not None and isinstance(connector.value, str | dict):
+        connector.value = [Node(connector.value, connector.place, connector.place)]
+    if connector is not None and isinstance(connector.value, list):
+        for link in connector.value:
+            _name(link)
+    for part in (vision, node.child("language"), node.child("template")):
+        if part is not None:
+            _name(part)
+
+
+def _name(part: Node) -> None:
+    """`mlp` becomes `{name: mlp}`."""
+    if isinstance(part.value, str):
+        part.value = {"name": Node(part.value, part.place, part.place)}
