@@ -1,9 +1,13 @@
 """What the installed metadata says about plugins: read as text, distribution by distribution, importing none of them."""
 
+import json
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import Distribution, PathDistribution, distributions
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from packaging.utils import canonicalize_name
 
@@ -59,3 +63,60 @@ def _read(distribution: Distribution) -> PluginDistribution | None:
         reason = f"its installed metadata cannot be read: {type(error).__name__}: {error}"
         return PluginDistribution(stem.partition("-")[0], stem.partition("-")[2] or "?", (), folder, reason)
     return PluginDistribution(name, version, points, folder) if points else None
+
+
+def duplicates(found: Sequence[PluginDistribution], path: Sequence[str]) -> list[str]:
+    """One line for each distribution with plugins that is on the path more than once, where one shadows the other."""
+    lines = []
+    for name in sorted({canonicalize_name(distribution.name) for distribution in found}):
+        copies = {}
+        for distribution in Distribution.discover(name=name, path=list(path)):
+            if isinstance(distribution, PathDistribution):
+                copies[Path(str(distribution._path)).resolve()] = distribution.version
+        if len(copies) > 1:
+            places = ", ".join(f"{version} in {folder.parent}" for folder, version in copies.items())
+            lines.append(f"{name} is installed {len(copies)} times: {places}; pip uninstall {name} until one is left")
+    return lines
+
+
+def stale_entry_points(found: Sequence[PluginDistribution]) -> list[str]:
+    """One line for each editable installation whose `pyproject.toml` names other plugins than its installed metadata.
+
+    An editable installation shows changed code at once, but entry points only when it is installed again.
+    """
+    lines = []
+    for distribution in found:
+        project = _editable_project(distribution)
+        if project is None:
+            continue
+        try:
+            tables = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
+            written = tables.get("project", {}).get("entry-points", {}).get(ENTRY_POINT_GROUP, {})
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            lines.append(f"{distribution.name}: its project {project} cannot be read: {error}")
+            continue
+        installed = dict(distribution.entry_points)
+        added, gone = sorted(set(written) - set(installed)), sorted(set(installed) - set(written))
+        changed = sorted(name for name in set(written) & set(installed) if written[name] != installed[name])
+        words = [("not installed yet", added), ("gone", gone), ("changed", changed)]
+        differences = [f"{what}: {', '.join(f'`{name}`' for name in names)}" for what, names in words if names]
+        if differences:
+            lines.append(
+                f"{distribution.name}: the plugins in {project / 'pyproject.toml'} differ from the installed metadata "
+                f"({'; '.join(differences)}); pip install -e {project}"
+            )
+    return lines
+
+
+def _editable_project(distribution: PluginDistribution) -> Path | None:
+    """The folder of the project, where the distribution is installed as editable (PEP 610)."""
+    if distribution.folder is None:
+        return None
+    try:
+        origin = json.loads((distribution.folder / "direct_url.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    url = urlsplit(origin.get("url", ""))
+    if url.scheme != "file" or not origin.get("dir_info", {}).get("editable"):
+        return None
+    return Path(url2pathname(url.path))

@@ -45,7 +45,7 @@ class PluginRecord:
         """One line: which plugin, what is wrong with it, what to do."""
         state = "in conflict" if self.status == "conflict" else self.status
         reason = f": {self.error}" if self.error else " by VLMZOO_BLOCK"
-        return f"{self} is {state}{reason}{'; ' + self.remedy if self.remedy else ''}"
+        return f"{self} is {state}{reason}{'; remedy: ' + self.remedy if self.remedy else ''}"
 
     def is_meant_by(self, block: str) -> bool:
         """Whether an item of VLMZOO_BLOCK, `name` or `distribution:name`, means this plugin."""

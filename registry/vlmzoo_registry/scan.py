@@ -126,9 +126,7 @@ def _remedy(record: PluginRecord, error: BaseException) -> str:
         return f"correct {record.file}"
     if isinstance(error, ModuleNotFoundError) and error.name is not None:
         if record.reference == error.name or record.reference.startswith(error.name + "."):
-            return (
-                f"pip install --force-reinstall {record.distribution}: its files are gone or its metadata is stale; or {block}"
-            )
+            return f"pip install --force-reinstall {record.distribution} (files missing, or stale metadata), or {block}"
         return f"install the package that provides `{error.name.partition('.')[0]}`, or {block}"
     return f"pip install --upgrade {record.distribution}, or {block}"
 
