@@ -116,9 +116,18 @@ class TransformersCausalLM(LanguageModel):
         return list(self.model.base_model.get_submodule(self._layers_path))
 
     def resize(self, rows: int) -> None:
-        """Add embedding rows, as the mean of the old ones; a tied head stays tied."""
-        if rows > self.embedding.weight.shape[0]:
-            self.model.resize_token_embeddings(rows)
+        """Add embedding rows, and head rows, as the mean of the old ones; a tied head stays tied."""
+        old = self.embedding.weight.shape[0]
+        if rows <= old:
+            return
+        # transformers draws the new rows at random by default; the mean is as good a start and the same at every build.
+        self.model.resize_token_embeddings(rows, mean_resizing=False)
+        if on_meta(self.model):
+            return
+        with torch.no_grad():
+            for module in (self.embedding, self.model.get_output_embeddings()):
+                known = module.weight[:old]
+                module.weight[old:] = known.float().mean(dim=0).to(known.dtype)
 
     def decode(
         self,

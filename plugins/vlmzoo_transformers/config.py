@@ -41,6 +41,12 @@ class VisionConfig(PretrainedConfig):
     std: tuple[float, float, float] | None = Field(default=None, description="Pixel deviation; default: the model's own.")
 
 
+class MllamaVisionConfig(PretrainedConfig):
+    """The vision tower of Llama 3.2 Vision; which layers it taps is part of its architecture."""
+
+    prefix: Literal["drop", "keep"] = Field(default="keep", description="What happens to the class token; published: kept.")
+
+
 class CausalLMConfig(PretrainedConfig):
     """A causal language model of transformers."""
 

@@ -29,6 +29,32 @@ def vlmzoo_components() -> list[ComponentSpec]:
             },
         ),
         ComponentSpec(
+            kind="vision_encoder",
+            name="mllama-vision",
+            factory="vlmzoo_transformers.mllama_vision:MllamaVisionEncoder",
+            config="vlmzoo_transformers.config:MllamaVisionConfig",
+            summary="The vision tower of Llama 3.2 Vision, one tile per image.",
+            paper="arXiv:2407.21783",
+            license="as the weights",
+            requires=("transformers>=5.17",),
+            tiny={
+                "config": {
+                    "model_type": "mllama_vision_model",
+                    "hidden_size": 32,
+                    "intermediate_size": 64,
+                    "num_hidden_layers": 3,
+                    "num_global_layers": 1,
+                    "attention_heads": 4,
+                    "image_size": 32,
+                    "patch_size": 8,
+                    "intermediate_layers_indices": [0, 2],
+                    "max_num_tiles": 2,
+                    "supported_aspect_ratios": [[1, 1], [1, 2], [2, 1]],
+                    "vision_output_dim": 96,
+                }
+            },
+        ),
+        ComponentSpec(
             kind="language_model",
             name="causal-lm",
             factory="vlmzoo_transformers.causal_lm:TransformersCausalLM",

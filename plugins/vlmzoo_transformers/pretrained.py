@@ -35,6 +35,11 @@ def architecture(config: PretrainedConfig, *, offline: bool = False) -> PreTrain
         ) from error
 
 
+def tower_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The vision part of a config that has several (CLIP's holds a text tower too)."""
+    return config.vision_config if "vision_config" in config.sub_configs else config
+
+
 def written_out(config: PreTrainedConfig) -> dict[str, Any]:
     """An architecture as the plain `config:` mapping that builds it again."""
     fields = {key: value for key, value in config.to_diff_dict().items() if key not in _PROVENANCE}

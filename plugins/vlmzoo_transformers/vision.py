@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoImageProcessor, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from vlmzoo_registry import AssemblyError, ConfigError, FeatureShape, ImageTransform, VisionEncoder, VisionFeatures
 from vlmzoo_transformers.config import VisionConfig
-from vlmzoo_transformers.pretrained import architecture, torch_dtype, written_out
+from vlmzoo_transformers.pretrained import architecture, torch_dtype, tower_config, written_out
 from vlmzoo_transformers.tower import Tower, examine
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -26,7 +26,7 @@ class TransformersVisionEncoder(VisionEncoder):
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
-        resolved = _tower_config(architecture(config))
+        resolved = tower_config(architecture(config))
         size = config.image_size or _square(resolved)
         with torch.device("meta"):
             tower = examine(AutoModel.from_config(resolved), size)
@@ -61,7 +61,7 @@ class TransformersVisionEncoder(VisionEncoder):
     @classmethod
     def resolve(cls, config: VisionConfig) -> VisionConfig:
         """The same config with the architecture and the pixel statistics written out; reads configuration files, offline."""
-        resolved = _tower_config(architecture(config, offline=True))
+        resolved = tower_config(architecture(config, offline=True))
         size = config.image_size or _square(resolved)
         transform = _transform(config, size)
         return config.model_copy(
@@ -103,11 +103,6 @@ class TransformersVisionEncoder(VisionEncoder):
         if not self._keep:
             tokens = tokens[:, self._tower.prefix :]
         return VisionFeatures(tokens=tokens, grid=self._tower.grid, prefix=self._shape.prefix)
-
-
-def _tower_config(config: PreTrainedConfig) -> PreTrainedConfig:
-    """The vision part of a config that has several (CLIP's holds a text tower too)."""
-    return config.vision_config if "vision_config" in config.sub_configs else config
 
 
 def _square(config: PreTrainedConfig) -> int:

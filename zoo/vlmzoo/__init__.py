@@ -1,1 +1,33 @@
-"""Assemble, train and compare vision-language models from parts found through entry points."""
+"""Assemble, train and compare vision-language models from parts found through entry points.
+
+Importing this imports no framework; names are loaded on first use.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vlmzoo.assemble import build
+    from vlmzoo.checkpoint import load, load_part
+    from vlmzoo.components import components
+    from vlmzoo.plan import plan
+    from vlmzoo.training.train import train
+
+_LAZY = {
+    "build": "vlmzoo.assemble",
+    "components": "vlmzoo.components",
+    "load": "vlmzoo.checkpoint",
+    "load_part": "vlmzoo.checkpoint",
+    "plan": "vlmzoo.plan",
+    "train": "vlmzoo.training.train",
+}
+
+__all__ = ["build", "components", "load", "load_part", "plan", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'vlmzoo' has no attribute {name!r}; it has {', '.join(__all__)}")
+    value = getattr(import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,192 @@
+"""Turn a config into a model: the one place where parts are made, told their widths, and checked against each other.
+
+All reasons why a combination does not fit are collected before any is raised.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+from torch import nn
+
+from vlmzoo.config import Choice, ModelConfig, load_model
+from vlmzoo.data.encode import ImageToken
+from vlmzoo.image_token import find_image_token
+from vlmzoo.model.configuration import VLMConfig
+from vlmzoo.model.cross_attention import CrossAttentionVLM
+from vlmzoo.model.unified import UnifiedVLM
+from vlmzoo.model.vlm import VLM
+from vlmzoo.processor import VLMProcessor
+from vlmzoo_registry import (
+    AssemblyError,
+    Catalogue,
+    Connector,
+    ConnectorContext,
+    FeatureShape,
+    LanguageModel,
+    LayersConnector,
+    PluginError,
+    Template,
+    VisionEncoder,
+    VlmzooError,
+)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a model that fit together, and the shape of an image's features after each step."""
+
+    vision: VisionEncoder
+    connector: tuple[Connector | LayersConnector, ...]
+    language: LanguageModel
+    shapes: tuple[FeatureShape, ...]
+
+
+def build(
+    config: ModelConfig | Mapping[str, Any] | str | PathLike[str],
+    *,
+    overrides: Sequence[str] = (),
+    catalogue: Catalogue | None = None,
+) -> VLM:
+    """Assemble a model from a `model:` section, given as a mapping, a YAML file (a whole recipe too), or a `ModelConfig`.
+
+    Pretrained parts are loaded, others start at random. The model comes in evaluation mode, with `model.processor`.
+
+    Raises `ConfigError` for a config that is not understood and `AssemblyError` with every reason why the parts do not fit.
+    """
+    model_config = config if isinstance(config, ModelConfig) else load_model(config, overrides, catalogue)
+    parts = assemble(model_config)
+    tokenizer = parts.language.tokenizer
+    token, token_id = find_image_token(tokenizer)
+    parts.language.resize(len(tokenizer))
+    vlm = finish(model_config, parts, token_id)
+    vlm.processor = make_processor(vlm, model_config, tokenizer, token)
+    vlm.generation_config.eos_token_id = tokenizer.eos_token_id
+    vlm.generation_config.bos_token_id = tokenizer.bos_token_id
+    vlm.generation_config.pad_token_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    # A generated placeholder would claim an image that is not there.
+    vlm.generation_config.suppress_tokens = [token_id]
+    return vlm
+
+
+def assemble(config: ModelConfig) -> Parts:
+    """Make the parts and check that they fit; under `torch.device("meta")` without values, for a plan."""
+    reasons: list[str] = []
+    last = len(config.connector) - 1
+    for index, choice in enumerate(config.connector):
+        in_decoder = "layers" in choice.component.spec.capabilities
+        name = f"`connector.{index}` ({choice.component.full_name})"
+        if in_decoder and config.architecture == "unified":
+            reasons.append(f"{name} builds blocks in the decoder: use `architecture: cross_attention`, or another connector")
+        elif in_decoder and index != last:
+            reasons.append(f"{name} builds blocks in the decoder, so it must be the last of the chain (is {index} of 0-{last})")
+        elif not in_decoder and index == last and config.architecture == "cross_attention":
+            reasons.append(
+                f"`architecture: cross_attention` needs a connector with the capability `layers` at the end of the chain, "
+                f"for example `connectors/cross-attention`; {name} makes tokens for the text"
+            )
+    vision = _make(config.vision, VisionEncoder, "vision", reasons)
+    language = _make(config.language, LanguageModel, "language", reasons)
+    if reasons or vision is None or language is None:
+        raise AssemblyError("the parts do not fit together", reasons)
+
+    shapes = [vision.output_shape]
+    connectors: list[Connector | LayersConnector] = []
+    depth = len(language.decoder_layers) if config.architecture == "cross_attention" else 0
+    for index, choice in enumerate(config.connector):
+        kind = LayersConnector if "layers" in choice.component.spec.capabilities else Connector
+        final = index == last and kind is Connector
+        context = ConnectorContext(
+            input=shapes[-1],
+            output_width=language.width if final else None,
+            language_width=language.width,
+            language_depth=depth,
+        )
+        connector = _make(choice, kind, f"connector.{index}", reasons, context)
+        if connector is None:
+            break
+        connectors.append(connector)
+        if isinstance(connector, Connector):
+            try:
+                shapes.append(connector.output_shape(shapes[-1]))
+            except VlmzooError as error:
+                reasons.append(f"`connector.{index}` ({choice.component.full_name}): {error}")
+                break
+        else:
+            reasons += _misplaced(connector, f"`connector.{index}` ({choice.component.full_name})", depth)
+    if not reasons and config.architecture == "unified" and shapes[-1].width != language.width:
+        reasons.append(
+            f"`connector.{last}` ({config.connector[-1].component.full_name}) gives tokens of width {shapes[-1].width}, but "
+            f"those of `language` ({config.language.component.full_name}) have {language.width}: end the chain with a "
+            "connector that projects, for example `connectors/linear` or `connectors/mlp`"
+        )
+    if reasons:
+        raise AssemblyError("the parts do not fit together", reasons)
+    return Parts(vision, tuple(connectors), language, tuple(shapes))
+
+
+def finish(config: ModelConfig, parts: Parts, image_token_id: int) -> VLM:
+    """Put parts that fit into the model of their architecture; its config says how to build them again offline."""
+    architecture: type[VLM] = {"unified": UnifiedVLM, "cross_attention": CrossAttentionVLM}[config.architecture]
+    vlm_config = VLMConfig(model=written_out(config), image_token_id=image_token_id)
+    return architecture(vlm_config, parts.vision, parts.connector, parts.language)
+
+
+def resolved(config: ModelConfig) -> ModelConfig:
+    """The same model with every pretrained part written out as an architecture; reads configuration files, offline."""
+    return config.model_copy(update={name: _resolve(getattr(config, name)) for name in ("vision", "language")})
+
+
+def written_out(config: ModelConfig) -> dict[str, Any]:
+    """What `config.json` keeps: the resolved `model:` section as plain data."""
+    section = resolved(config)
+    return {
+        "architecture": section.architecture,
+        "vision": section.vision.dump(),
+        "connector": [choice.dump() for choice in section.connector],
+        "language": section.language.dump(),
+        "template": section.template.dump(),
+    }
+
+
+def make_processor(vlm: VLM, config: ModelConfig, tokenizer: Any, token: str) -> VLMProcessor:
+    """The processor of a model: its tokenizer, its encoder's transform, its template, and how many ids stand for an image."""
+    template = config.template.component.load_factory()(config.template.config)
+    if not isinstance(template, Template):
+        raise PluginError(f"`{config.template.component.full_name}` makes a {type(template).__name__}, not a Template")
+    slots = vlm.image_shape.count if isinstance(vlm, UnifiedVLM) else 1
+    image_token = ImageToken(text=token, id=vlm.config.image_token_id, slots=slots)
+    return VLMProcessor(tokenizer=tokenizer, transform=vlm.vision.transform, template=template, image_token=image_token)
+
+
+def _resolve(choice: Choice) -> Choice:
+    factory = choice.component.load_factory()
+    return Choice(choice.component, factory.resolve(choice.config))
+
+
+def _make(choice: Choice, contract: type, where: str, reasons: list[str], *context: Any) -> Any:
+    """A part, or None and a reason."""
+    try:
+        part = choice.component.load_factory()(choice.config, *context)
+    except VlmzooError as error:
+        reasons.append(f"`{where}` ({choice.component.full_name}): {error}")
+        return None
+    if not isinstance(part, contract) or not isinstance(part, nn.Module):
+        raise PluginError(
+            f"`{choice.component.full_name}` ({choice.component.distribution}) makes a {type(part).__name__}, which is not a "
+            f"`vlmzoo_registry.{contract.__name__}`: derive its factory from that"
+        )
+    return part
+
+
+def _misplaced(connector: LayersConnector, name: str, depth: int) -> list[str]:
+    placement = connector.placement
+    reasons = [
+        f"{name} places a block at decoder layer {layer}, but the language model has {depth} (0 to {depth - 1})"
+        for layer in placement
+        if not 0 <= layer < depth
+    ]
+    if len(placement) != len(connector.blocks) or list(placement) != sorted(set(placement)):
+        reasons.append(f"{name} has {len(connector.blocks)} blocks for the layers {list(placement)}: one each, ascending")
+    return reasons

@@ -1,0 +1,1 @@
+"""Assembled models: one readable forward for each way in which image and text meet."""

@@ -1,0 +1,164 @@
+"""Cross-attention (Flamingo, arXiv:2204.14198, section 2; Llama 3.2 Vision): blocks between decoder layers attend to images.
+
+The text sequence stays as it is, with one placeholder per image that says where it stands. The blocks belong to the
+connector and run from hooks on the decoder layers, so the language model's own parameters keep their names.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import Cache, DynamicCache
+
+from vlmzoo.model.configuration import VLMConfig
+from vlmzoo.model.vision_cache import VisionMemory, visible_images
+from vlmzoo.model.vlm import VLM, VLMOutput
+from vlmzoo_registry import DataError, DecoderBlock, LanguageModel, LayersConnector, VisionEncoder, VisionFeatures
+
+
+class Sight:
+    """What the blocks of one forward see: keys and values per block, and which tokens each position may attend to."""
+
+    def __init__(self, memory: VisionMemory, visible: Bool[Tensor, "B S M"]) -> None:
+        self.memory = memory
+        self.visible = visible
+        self.sees_any = visible.any(dim=-1, keepdim=True)  # [B, S, 1]
+
+
+class CrossAttentionVLM(VLM):
+    """A model whose decoder attends to image tokens through extra blocks."""
+
+    def __init__(
+        self, config: VLMConfig, vision: VisionEncoder, connector: Sequence[nn.Module], language: LanguageModel
+    ) -> None:
+        super().__init__(config, vision, connector, language)
+        self._sight: Sight | None = None
+        layers = language.decoder_layers
+        self._no_split_modules = sorted({type(module).__name__ for module in (*layers, *self.layers.blocks)})
+        for index, (block, at) in enumerate(zip(self.layers.blocks, self.layers.placement, strict=True)):
+            if self.layers.place == "before":
+                layers[at].register_forward_pre_hook(_Before(self, index, block), with_kwargs=True)
+            else:
+                layers[at].register_forward_hook(_After(self, index, block))
+
+    @property
+    def layers(self) -> LayersConnector:
+        """The connector whose blocks sit in the decoder: the last of the chain."""
+        return self.connector[-1]
+
+    def forward(  # noqa: D102 - the base class has it
+        self,
+        input_ids: Int[Tensor, "B S"],
+        attention_mask: Int[Tensor, "B T"] | None = None,
+        position_ids: Int[Tensor, "B S"] | None = None,
+        past_key_values: Cache | None = None,
+        pixel_values: Float[Tensor, "B I 3 H W"] | None = None,
+        image_mask: Bool[Tensor, "B I"] | None = None,
+        labels: Int[Tensor, "B S"] | None = None,
+        loss_weights: Float[Tensor, "B S"] | None = None,
+        num_items_in_batch: int | float | Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | None = None,
+        return_dict: bool | None = None,
+    ) -> VLMOutput:
+        cache = DynamicCache(config=self.config.get_text_config()) if use_cache and past_key_values is None else past_key_values
+        reads_prompt = cache is None or cache.get_seq_length() == 0
+        markers = input_ids == self.config.image_token_id  # [B, S], one per image
+
+        memory = VisionMemory.recall(cache)
+        if pixel_values is not None:
+            features, image_mask = self.encode_images(pixel_values, image_mask)  # [n, M, D]
+            self.check_markers(markers, image_mask)
+            memory = self.remember(features, image_mask)
+        elif reads_prompt:
+            self.check_markers(markers, None)
+        sight = None if memory is None else self.look(memory, markers)
+
+        with self.seeing(sight):
+            hidden = self.language.decode(  # [B, S, d]
+                self.language.embedding(input_ids),
+                attention_mask=attention_mask,
+                position_ids=self.positions(attention_mask, position_ids, input_ids.shape[1]),
+                cache=cache,
+            )
+        if cache is not None and memory is not None:
+            VisionMemory(memory.keys_values, memory.seen + markers.sum(dim=1), memory.image_mask).store(cache)
+        return self.finish(hidden, cache, labels, loss_weights, num_items_in_batch, logits_to_keep)
+
+    def remember(self, features: VisionFeatures, image_mask: Bool[Tensor, "B I"]) -> VisionMemory:
+        """The keys and values of every block for the images of each row, computed once per generation."""
+        n, count, width = features.tokens.shape
+        rows, images = image_mask.shape
+        tokens = features.tokens.new_zeros(rows, images, count, width)
+        tokens[image_mask] = features.tokens  # [B, I, M, D]; what is no image stays 0 and is never visible
+        tokens = tokens.flatten(1, 2)  # [B, I*M, D]
+        pairs = tuple(block.keys_values(tokens) for block in self.layers.blocks)
+        return VisionMemory(pairs, torch.zeros(rows, dtype=torch.long, device=image_mask.device), image_mask)
+
+    def look(self, memory: VisionMemory, markers: Bool[Tensor, "B S"]) -> Sight:
+        """Which image tokens each text position sees."""
+        visible = visible_images(markers, memory.seen, memory.image_mask, last_only=self.layers.attend == "last")
+        return Sight(memory, visible.repeat_interleave(self.image_shape.count, dim=2))  # [B, S, I*M]
+
+    @contextmanager
+    def seeing(self, sight: Sight | None) -> Iterator[None]:
+        """Let the blocks see this while the decoder runs; None skips them, which is the text-only model bit for bit."""
+        before, self._sight = self._sight, sight
+        try:
+            yield
+        finally:
+            self._sight = before
+
+    def attend(self, index: int, block: DecoderBlock, hidden: Float[Tensor, "B S d"]) -> Float[Tensor, "B S d"]:
+        """Run one block on the hidden states between two decoder layers."""
+        sight = self._sight
+        if sight is None:
+            return hidden
+        keys, values = sight.memory.keys_values[index]
+        seen = block(hidden.to(keys.dtype), keys, values, sight.visible).to(hidden.dtype)
+        return seen if self.layers.masked_rows == "hf_mllama" else torch.where(sight.sees_any, seen, hidden)
+
+    def check_markers(self, markers: Bool[Tensor, "B S"], image_mask: Bool[Tensor, "B I"] | None) -> None:
+        """Refuse a batch in which any row has more or fewer image markers than images."""
+        have = markers.sum(dim=1).tolist()
+        images = [0] * len(have) if image_mask is None else image_mask.sum(dim=1).tolist()
+        reasons = [
+            f"row {row}: {marker} image markers in `input_ids`, but {image} images"
+            for row, (marker, image) in enumerate(zip(have, images, strict=True))
+            if marker != image
+        ]
+        if reasons:
+            raise DataError("image markers and images do not match (`model.processor` writes one marker per image)", reasons)
+
+    def _checkpoint_contexts(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+        # A decoder layer is recomputed after `forward` has ended: it must see what it saw the first time.
+        return nullcontext(), self.seeing(self._sight)
+
+
+class _Before:
+    """Runs a block on what enters a decoder layer."""
+
+    def __init__(self, model: CrossAttentionVLM, index: int, block: DecoderBlock) -> None:
+        self.model, self.index, self.block = model, index, block
+
+    def __call__(
+        self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if args:
+            return (self.model.attend(self.index, self.block, args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": self.model.attend(self.index, self.block, kwargs["hidden_states"])}
+
+
+class _After:
+    """Runs a block on what leaves a decoder layer."""
+
+    def __init__(self, model: CrossAttentionVLM, index: int, block: DecoderBlock) -> None:
+        self.model, self.index, self.block = model, index, block
+
+    def __call__(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if isinstance(output, tuple):
+            return (self.model.attend(self.index, self.block, output[0]), *output[1:])
+        return self.model.attend(self.index, self.block, output)

@@ -1,0 +1,1 @@
+"""Training: which parts move, the optimizer and its schedule, and the loop."""
