@@ -32,7 +32,9 @@ class VisionConfig(PretrainedConfig):
     """The vision tower of a transformers model."""
 
     layers: tuple[int, ...] = Field(
-        default=(-1,), min_length=1, description="The blocks whose outputs are taken, negative from the end; several are concatenated."
+        default=(-1,),
+        min_length=1,
+        description="The blocks whose outputs are taken, negative from the end; several concatenate.",
     )
     final_norm: bool = Field(default=False, description="Whether the tower's last norm is applied to what is taken.")
     prefix: Literal["drop", "keep"] = Field(default="drop", description="What happens to leading tokens that are not patches.")

@@ -76,7 +76,9 @@ def find_logit_transform(model: PreTrainedModel) -> LogitTransform:
     with torch.no_grad():
         last = model.base_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
     if not torch.equal(entered[0], last):
-        raise PluginError(f"`{name}`: the output layer does not get the backbone's `last_hidden_state`; this version cannot use it")
+        raise PluginError(
+            f"`{name}`: its output layer does not get the backbone's `last_hidden_state`, which the loss relies on"
+        )
     values = ramp[0].float()
     large, one = logits[0, 0, 0].item(), logits[0, 0, 1].item()
     candidates = [LogitTransform(), LogitTransform(scale=large / _LARGE), LogitTransform(cap=large)]

@@ -78,6 +78,4 @@ class MllamaVisionEncoder(VisionEncoder):
         ratio = torch.ones(images, 1, dtype=torch.long, device=pixels.device)  # the first supported ratio, 1x1
         output = self.model(pixel_values=tiles, aspect_ratio_ids=ratio, aspect_ratio_mask=mask).last_hidden_state
         tokens = output[:, 0, 0]  # [B, 1 + h*w, D]: of the one image, the one tile
-        return VisionFeatures(
-            tokens=tokens if self._keep else tokens[:, 1:], grid=self._shape.grid, prefix=self._shape.prefix
-        )
+        return VisionFeatures(tokens=tokens if self._keep else tokens[:, 1:], grid=self._shape.grid, prefix=self._shape.prefix)

@@ -29,9 +29,7 @@ class Tower:
     grid: tuple[int, int]
     prefix: int
 
-    def run(
-        self, model: nn.Module, pixels: Float[Tensor, "B 3 H W"], taps: Sequence[str]
-    ) -> list[Float[Tensor, "B N D"]]:
+    def run(self, model: nn.Module, pixels: Float[Tensor, "B 3 H W"], taps: Sequence[str]) -> list[Float[Tensor, "B N D"]]:
         """Run the tower and return the outputs of the tapped blocks, in the order asked for."""
         outputs: dict[str, Tensor] = {}
 

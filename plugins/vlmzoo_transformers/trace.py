@@ -47,9 +47,7 @@ def record_calls(model: nn.Module, forward: Callable[[], Any]) -> list[Call]:
 
         return record
 
-    handles = [
-        module.register_forward_hook(hook(name), with_kwargs=True) for name, module in model.named_modules() if name
-    ]
+    handles = [module.register_forward_hook(hook(name), with_kwargs=True) for name, module in model.named_modules() if name]
     try:
         forward()
     finally:

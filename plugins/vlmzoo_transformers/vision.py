@@ -15,7 +15,7 @@ from transformers import AutoImageProcessor, AutoModel, PreTrainedConfig, PreTra
 from vlmzoo_registry import AssemblyError, ConfigError, FeatureShape, ImageTransform, VisionEncoder, VisionFeatures
 from vlmzoo_transformers.config import VisionConfig
 from vlmzoo_transformers.pretrained import architecture, torch_dtype, tower_config, written_out
-from vlmzoo_transformers.tower import Tower, examine
+from vlmzoo_transformers.tower import examine
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
@@ -31,8 +31,11 @@ class TransformersVisionEncoder(VisionEncoder):
         with torch.device("meta"):
             tower = examine(AutoModel.from_config(resolved), size)
         depth = len(tower.blocks)
-        wrong = [layer for layer in config.layers if not -depth <= layer < depth]
-        reasons = [f"`layers` asks for block {layer}, but `{resolved.model_type}` has {depth} (use -{depth} to -1)" for layer in wrong]
+        reasons = [
+            f"`layers` asks for block {layer}, but `{resolved.model_type}` has {depth} (use -{depth} to -1)"
+            for layer in config.layers
+            if not -depth <= layer < depth
+        ]
         if config.prefix == "keep" and tower.prefix == 0:
             reasons.append(f"`prefix: keep`: `{resolved.model_type}` has no prefix token to keep (use `drop`)")
         if config.final_norm and tower.norm is None:

@@ -134,8 +134,20 @@ def finish(config: ModelConfig, parts: Parts, image_token_id: int) -> VLM:
 
 
 def resolved(config: ModelConfig) -> ModelConfig:
-    """The same model with every pretrained part written out as an architecture; reads configuration files, offline."""
-    return config.model_copy(update={name: _resolve(getattr(config, name)) for name in ("vision", "language")})
+    """The same model with every pretrained part written out as an architecture; reads configuration files, offline.
+
+    Raises `AssemblyError` with every part whose architecture is not known on this machine.
+    """
+    parts, reasons = {}, []
+    for name in ("vision", "language"):
+        choice: Choice = getattr(config, name)
+        try:
+            parts[name] = Choice(choice.component, choice.component.load_factory().resolve(choice.config))
+        except VlmzooError as error:
+            reasons.append(f"`{name}` ({choice.component.full_name}): {error}")
+    if reasons:
+        raise AssemblyError("the architecture of a part is not known", reasons)
+    return config.model_copy(update=parts)
 
 
 def written_out(config: ModelConfig) -> dict[str, Any]:
@@ -158,11 +170,6 @@ def make_processor(vlm: VLM, config: ModelConfig, tokenizer: Any, token: str) ->
     slots = vlm.image_shape.count if isinstance(vlm, UnifiedVLM) else 1
     image_token = ImageToken(text=token, id=vlm.config.image_token_id, slots=slots)
     return VLMProcessor(tokenizer=tokenizer, transform=vlm.vision.transform, template=template, image_token=image_token)
-
-
-def _resolve(choice: Choice) -> Choice:
-    factory = choice.component.load_factory()
-    return Choice(choice.component, factory.resolve(choice.config))
 
 
 def _make(choice: Choice, contract: type, where: str, reasons: list[str], *context: Any) -> Any:

@@ -40,7 +40,7 @@ def save(vlm: VLM, folder: str | os.PathLike[str], *, extra: Mapping[str, Any] |
     """
     target = Path(folder)
     if target.exists() and not (target / MANIFEST).is_file() and any(target.iterdir()):
-        raise CheckpointError(f"`{target}` holds files but no {MANIFEST}: it is no checkpoint, so it is not replaced; choose another")
+        raise CheckpointError(f"`{target}` holds files but no {MANIFEST}: no checkpoint, so it is not replaced; choose another")
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
     try:
@@ -111,7 +111,7 @@ def verify(folder: Path) -> dict[str, Any]:
     manifest = _read_json(folder / MANIFEST)
     if manifest.get("format") != FORMAT:
         raise CheckpointError(
-            f"`{folder}`: its `format` is {manifest.get('format')!r}, and this version reads {FORMAT}: use the vlmzoo that wrote it"
+            f"`{folder}`: its `format` is {manifest.get('format')!r}, this version reads {FORMAT}: use the vlmzoo that wrote it"
         )
     reasons = []
     for name, record in manifest["files"].items():
@@ -137,7 +137,9 @@ def _write(vlm: VLM, staging: Path, extra: Mapping[str, Any]) -> None:
         shards = _split(tensors)
         for number, shard in enumerate(shards, start=1):
             file = f"{part}.safetensors" if len(shards) == 1 else f"{part}-{number:05}-of-{len(shards):05}.safetensors"
-            save_file({name: tensor.detach().contiguous().cpu() for name, tensor in shard.items()}, staging / file, {"format": "pt"})
+            save_file(
+                {name: tensor.detach().contiguous().cpu() for name, tensor in shard.items()}, staging / file, {"format": "pt"}
+            )
             weight_map.update(dict.fromkeys(shard, file))
             total += sum(tensor.numel() * tensor.element_size() for tensor in shard.values())
     _write_json(staging / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
@@ -145,11 +147,11 @@ def _write(vlm: VLM, staging: Path, extra: Mapping[str, Any]) -> None:
     vlm.generation_config.save_pretrained(staging)
     vlm.processor.tokenizer.save_pretrained(staging)
     files = {
-        file.name: {"sha256": _sha256(file), "size": file.stat().st_size} for file in sorted(staging.iterdir()) if file.is_file()
+        file.name: {"sha256": _sha256(file), "size": file.stat().st_size}
+        for file in sorted(staging.iterdir())
+        if file.is_file()
     }
-    _write_json(
-        staging / MANIFEST, {"format": FORMAT, "components": _components(vlm), **extra, "files": files}
-    )
+    _write_json(staging / MANIFEST, {"format": FORMAT, "components": _components(vlm), **extra, "files": files})
     # Files are readable as the umask says, not only by whoever wrote them.
     umask = os.umask(0)
     os.umask(umask)

@@ -90,7 +90,7 @@ class CrossAttentionVLM(VLM):
 
     def remember(self, features: VisionFeatures, image_mask: Bool[Tensor, "B I"]) -> VisionMemory:
         """The keys and values of every block for the images of each row, computed once per generation."""
-        n, count, width = features.tokens.shape
+        _, count, width = features.tokens.shape
         rows, images = image_mask.shape
         tokens = features.tokens.new_zeros(rows, images, count, width)
         tokens[image_mask] = features.tokens  # [B, I, M, D]; what is no image stays 0 and is never visible

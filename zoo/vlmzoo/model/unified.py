@@ -1,6 +1,5 @@
 """Unified embedding (LLaVA, arXiv:2304.08485, section 4.1): image tokens take the places of placeholders in the text."""
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import Cache, DynamicCache
@@ -63,5 +62,3 @@ class UnifiedVLM(VLM):
             raise DataError(
                 "image slots and images do not match (`model.processor` writes as many slots as there are tokens)", reasons
             )
-
-

@@ -172,9 +172,7 @@ class VLM(PreTrainedModel, GenerationMixin):
         """From hidden states to the loss and the logits; without labels no loss, without a request no [B, S, V] beside one."""
         loss = logits = None
         if labels is not None:
-            loss = masked_nll(
-                hidden, self.language.head, labels, weights=loss_weights, normalizer=num_items_in_batch
-            ).loss
+            loss = masked_nll(hidden, self.language.head, labels, weights=loss_weights, normalizer=num_items_in_batch).loss
         if labels is None or logits_to_keep is not None:
             logits = self.language.head(hidden[:, -(logits_to_keep or 0) :])  # [B, K, V]; -0 keeps all
         return VLMOutput(loss=loss, logits=logits, past_key_values=cache)

@@ -60,7 +60,9 @@ def check_gradients(states: tuple[PartState, ...]) -> None:
     reasons = []
     for state in states:
         reasons += [f"`{state.name}.{name}` trains, but got no gradient" for name, p in state.trained.items() if p.grad is None]
-        reasons += [f"`{state.name}.{name}` is frozen, but got a gradient" for name, p in state.frozen.items() if p.grad is not None]
+        reasons += [
+            f"`{state.name}.{name}` is frozen, but got a gradient" for name, p in state.frozen.items() if p.grad is not None
+        ]
     if reasons:
         shown = reasons[:10] + ([f"and {len(reasons) - 10} more"] if len(reasons) > 10 else [])
         raise AssemblyError("the first step does not train what the recipe says", shown)

@@ -1,0 +1,33 @@
+"""`vlmzoo generate`: let a checkpoint speak about an image."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def generate(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint folder.", show_default=False)],
+    image: Annotated[
+        list[Path] | None, typer.Option("--image", "-i", help="An image file; repeat for several.", show_default=False)
+    ] = None,
+    prompt: Annotated[
+        str, typer.Option("--prompt", "-p", help="What the user says; `<image>` marks the images, default: before it.")
+    ] = "",
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="How many tokens at most.")] = 32,
+) -> None:
+    """Let a checkpoint speak about an image.
+
+    Prints the text that the model continues with, greedily.
+    """
+    import torch
+
+    from vlmzoo.checkpoint import load
+    from vlmzoo_registry.images import open_image
+
+    model = load(checkpoint)
+    images = [open_image(path, where="--image") for path in image or []]
+    batch = model.processor(text=prompt, images=images)
+    with torch.inference_mode():
+        ids = model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=False)
+    typer.echo(model.processor.decode(ids, prompt_length=batch["input_ids"].shape[1])[0])

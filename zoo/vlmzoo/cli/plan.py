@@ -1,0 +1,54 @@
+"""`vlmzoo plan`: check a recipe before anything is downloaded or trained."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from vlmzoo.cli.console import console, print_json
+
+
+def plan(
+    recipe: Annotated[Path, typer.Argument(help="A recipe or a model, a YAML file.", show_default=False)],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Changes of it, such as `model.connector.depth=3`.", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print a JSON object.")] = False,
+) -> None:
+    """Check a recipe before anything is downloaded or trained.
+
+    Builds the parts without values: widths, grids, tokens per image, parameters and memory, or every reason why it cannot
+    work. Reads architectures from this machine only.
+    """
+    from vlmzoo.plan import plan as check
+
+    result = check(recipe, overrides=overrides or ())
+    if as_json:
+        print_json(result.to_dict())
+        return
+    out = console()
+    out.print(Text(f"{result.architecture}, {result.image_tokens} tokens per image", "bold"), end="")
+    out.print(f", {result.text_slots} of them in the text" if result.blocks == () else ", outside the text")
+    for number, step in enumerate(result.steps):
+        out.print(f"  {'-> ' if number else '   '}{step}")
+    table = Table(box=None, pad_edge=False)
+    for column in ("part", "component", "parameters", "of them train", "weights", "training adds"):
+        table.add_column(column, justify="left" if column in ("part", "component") else "right")
+    for part in result.parts:
+        table.add_row(
+            part.part,
+            part.component,
+            f"{part.parameters:,}",
+            f"{part.trained:,}",
+            _size(part.weight_bytes),
+            _size(part.training_bytes),
+        )
+    out.print(table)
+    total = sum(part.weight_bytes + part.training_bytes for part in result.parts)
+    out.print(f"Memory for weights, gradients and AdamW: {_size(total)}; activations come on top.")
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

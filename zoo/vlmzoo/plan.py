@@ -1,0 +1,125 @@
+"""The static check: what a recipe will build, without a download, a weight or a step.
+
+Parts are built on torch's meta device, where tensors have shapes and no values; architectures are read from configuration
+files that are on this machine.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from os import PathLike
+from typing import Any
+
+import torch
+from torch import nn
+
+from vlmzoo.assemble import Parts, assemble, resolved
+from vlmzoo.config import ModelConfig, Recipe, StageConfig, load_model, load_recipe
+from vlmzoo_registry import Catalogue
+
+ADAMW_BYTES = 8  # two float32 moments for each parameter that trains
+
+
+@dataclass(frozen=True)
+class PartPlan:
+    """One part: its component, its size, and what training it costs (bytes, without activations)."""
+
+    part: str
+    component: str
+    parameters: int
+    trained: int
+    weight_bytes: int
+    training_bytes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a recipe will build. `steps` says what an image is after each part, in order."""
+
+    architecture: str
+    parts: tuple[PartPlan, ...]
+    steps: tuple[str, ...]
+    image_tokens: int
+    text_slots: int
+    blocks: tuple[int, ...]
+    stage: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return asdict(self)
+
+
+def plan(
+    config: Recipe | ModelConfig | Mapping[str, Any] | str | PathLike[str],
+    *,
+    overrides: Sequence[str] = (),
+    catalogue: Catalogue | None = None,
+) -> Plan:
+    """Check a recipe, or a model alone, and say what it will build.
+
+    Raises `ConfigError` and `AssemblyError` with every reason for refusal at once.
+    """
+    model, stage = _load(config, overrides, catalogue)
+    with torch.device("meta"):
+        parts = assemble(resolved(model))
+    return describe(model, parts, stage)
+
+
+def describe(model: ModelConfig, parts: Parts, stage: StageConfig | None) -> Plan:
+    """The plan of parts that were assembled, on whatever device."""
+    chain = nn.ModuleList(parts.connector)
+    names = {
+        "vision": model.vision.component.full_name,
+        "connector": " + ".join(choice.component.full_name for choice in model.connector),
+        "language": model.language.component.full_name,
+    }
+    unused = {"vision": parts.vision.unused_parameters}
+    plans = []
+    for part, module in (("vision", parts.vision), ("connector", chain), ("language", parts.language)):
+        trains = stage is not None and part in stage.train
+        parameters = dict(module.named_parameters())
+        trained = {name: p for name, p in parameters.items() if trains and name not in unused.get(part, ())}
+        weights = sum(_bytes(p) for p in parameters.values())
+        count = sum(p.numel() for p in trained.values())
+        plans.append(
+            PartPlan(
+                part=part,
+                component=names[part],
+                parameters=sum(p.numel() for p in parameters.values()),
+                trained=count,
+                weight_bytes=weights,
+                training_bytes=sum(_bytes(p) for p in trained.values()) + ADAMW_BYTES * count,
+            )
+        )
+    transform = parts.vision.transform
+    labels = [model.vision.component.full_name, *(choice.component.full_name for choice in model.connector)]
+    steps = [f"image {transform.width}x{transform.height}"]
+    steps += [f"{label}: {shape}" for label, shape in zip(labels, parts.shapes, strict=False)]
+    blocks: tuple[int, ...] = ()
+    if model.architecture == "cross_attention":
+        layers = parts.connector[-1]
+        blocks = layers.placement  # type: ignore[union-attr]
+        steps.append(f"{labels[-1]}: {len(blocks)} blocks, {layers.place} decoder layers {', '.join(map(str, blocks))}")  # type: ignore[union-attr]
+    return Plan(
+        architecture=model.architecture,
+        parts=tuple(plans),
+        steps=tuple(steps),
+        image_tokens=parts.shapes[-1].count,
+        text_slots=parts.shapes[-1].count if model.architecture == "unified" else 1,
+        blocks=blocks,
+        stage=None if stage is None else stage.name,
+    )
+
+
+def _load(config: Any, overrides: Sequence[str], catalogue: Catalogue | None) -> tuple[ModelConfig, StageConfig | None]:
+    if isinstance(config, ModelConfig):
+        return config, None
+    if isinstance(config, Recipe):
+        return config.model, config.stages[0]
+    if isinstance(config, Mapping) and "stages" not in config:
+        return load_model(config, overrides, catalogue), None
+    recipe = load_recipe(config, overrides, catalogue)
+    return recipe.model, recipe.stages[0]
+
+
+def _bytes(parameter: torch.Tensor) -> int:
+    return parameter.numel() * parameter.element_size()
