@@ -23,7 +23,7 @@ class ToyVisionConfig(ComponentConfig):
     heads: Positive = 2
     class_token: bool = False
     layers: Annotated[tuple[int, ...], Field(min_length=1)] = (-1,)
-    final_norm: bool = True
+    final_norm: bool = False
     prefix: Literal["drop", "keep"] = "drop"
 
     @model_validator(mode="after")
