@@ -1,6 +1,6 @@
 """The options of this plugin's components; importing them imports no framework."""
 
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -19,7 +19,7 @@ class PretrainedConfig(ComponentConfig):
     dtype: DType = Field(default="float32", description="The type the weights are kept in.")
 
     @model_validator(mode="after")
-    def _one_source(self) -> Self:
+    def _one_source(self) -> "PretrainedConfig":
         if (self.model is None) == (self.config is None):
             given = "both" if self.model is not None else "neither"
             raise ValueError(f"give either `model` (pretrained weights) or `config` (an architecture), not {given}")

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -188,7 +188,7 @@ class VLM(PreTrainedModel, GenerationMixin):
 
     # ---- modes ------------------------------------------------------------------------------------------------------
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> "VLM":
         """Set training mode; a part with nothing to train stays in evaluation mode, so that it is the same at every step."""
         super().train(mode)
         for part in self.parts.values():

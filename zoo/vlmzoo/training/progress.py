@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -46,7 +46,7 @@ class StepProgress:
             )
             self._task = self._progress.add_task(name, total=steps, loss="-")
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "StepProgress":
         if self._progress is not None:
             self._progress.start()
         return self

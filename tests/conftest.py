@@ -1,0 +1,29 @@
+"""Shape annotations are executed in every test: this must stand before anything of vlmzoo is imported."""
+
+import os
+
+from jaxtyping import install_import_hook
+
+# Two cores are shared by the workers of the suite; threads of one model would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+SHAPED = [
+    "vlmzoo.data",
+    "vlmzoo.loss",
+    "vlmzoo._loss_head",
+    "vlmzoo._loss_terms",
+    "vlmzoo.model",
+    "vlmzoo.processor",
+    "vlmzoo.training",
+    "vlmzoo_registry.connector",
+    "vlmzoo_registry.language",
+    "vlmzoo_registry.vision",
+    "vlmzoo_connectors",
+    "vlmzoo_openclip",
+    "vlmzoo_timm",
+    "vlmzoo_toy",
+    "vlmzoo_transformers",
+]
+install_import_hook(SHAPED, "shape_checker.check")
