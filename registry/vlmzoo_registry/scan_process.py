@@ -19,8 +19,11 @@ from vlmzoo_registry.record import PluginRecord
 from vlmzoo_registry.scan_request import ScanRequest
 
 SCANNING = "VLMZOO_SCANNING"
-START_SECONDS = 60.0
-"""How long the scan may take over and above the time of its plugins; the last resort where its own watchdog is switched off."""
+
+
+def patience(request: ScanRequest) -> float:
+    """How long a scan may take in all: the last resort, for a plugin that switches off the scan's own watchdog."""
+    return 60.0 + 50.0 * request.seconds
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,8 @@ class ScanResult:
 def run_scan(request: ScanRequest) -> ScanResult:
     """Scan, again and again without whoever ends the process, until one scan comes to its end.
 
-    Raises `PluginError` where the scan cannot start at all, and `ResourceError` where no temporary file can be written.
+    Raises `PluginError` where the scan itself fails, and `ResourceError` where it cannot be started or no temporary file can
+    be written.
     """
     if os.environ.get(SCANNING):
         raise PluginError("the catalogue was asked for while it is being made: a manifest must only describe components")
@@ -92,15 +96,23 @@ def _run_in(folder: Path, request: ScanRequest) -> tuple[list[PluginRecord], tup
 def _call(command: Sequence[str], request: ScanRequest, stderr: int) -> int | None:
     """The exit status of the scan, or None where it had to be killed."""
     # PYTHONPATH lets the scan find this package where this process found it; PYTHONSAFEPATH keeps `-m` from adding the
-    # working directory. The path that plugins are searched on stands in the request.
-    variables = os.environ | {SCANNING: "1", "PYTHONPATH": os.pathsep.join(request.path), "PYTHONSAFEPATH": "1"}
-    patience = START_SECONDS + request.seconds * 100
+    # working directory. The path that plugins are searched on stands in the request. pydantic's own plugins stay out: to
+    # find them it reads the metadata of every distribution, and falls over the first that is garbled.
+    variables = os.environ | {
+        SCANNING: "1",
+        "PYTHONPATH": os.pathsep.join(request.path),
+        "PYTHONSAFEPATH": "1",
+        "PYDANTIC_DISABLE_PLUGINS": "__all__",
+    }
+    limit = patience(request)
     try:
         return subprocess.run(
-            command, env=variables, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr, timeout=patience
+            command, env=variables, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr, timeout=limit
         ).returncode
     except subprocess.TimeoutExpired:
         return None
+    except OSError as error:
+        raise ResourceError(f"the scan for plugins cannot start the Python `{command[0]}`: {error}") from error
 
 
 def _complete_lines(file: Path) -> list[str]:
