@@ -67,14 +67,15 @@ def test_only_a_catalogue_that_was_given_the_file_has_it(site, write):
 
 
 def test_a_local_file_may_import_a_framework_and_manifests_still_may_not(site, write):
-    file = write("local_gate", "import timm.data\n" + TEXT.lstrip())
-    site.add("dist-z", {"zzz": "import timm\n"})
+    site.write("open_clip/__init__.py", "")  # a small one, found before the real one
+    file = write("local_gate", "import open_clip\n" + TEXT.lstrip())
+    site.add("dist-z", {"zzz": "import open_clip\n"})
     code = (
         "import sys; from vlmzoo_registry import Catalogue\n"
         f"catalogue = Catalogue.discover([{str(file)!r}], quiet=True)\n"
         "assert catalogue.get('connector', 'local_gate/gated')\n"
         "assert [plugin.error[:14] for plugin in catalogue.plugins if plugin.name == 'zzz'] == ['heavy manifest']\n"
-        "print([name for name in ('torch', 'timm') if name in sys.modules])"
+        "print([name for name in ('torch', 'open_clip', 'local_gate') if name in sys.modules])"
     )
     path = os.pathsep.join([str(site.folder), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path})

@@ -1,5 +1,6 @@
-"""Did you mean: every slip of one letter in a real name leads back to it, and strangers lead nowhere."""
+"""Did you mean: a slip of one letter in a real name leads back to it, and strangers lead nowhere."""
 
+import random
 import string
 
 import pytest
@@ -22,10 +23,11 @@ def slips(word):
 
 
 def test_slips_of_one_letter_lead_back():
+    draw = random.Random(0)
     names = {component.full_name for component in Catalogue.discover(quiet=True).components()}
     assert len(names) >= 10
     for words in (sorted(names), KEYS):
-        cases = [(slip, word) for word in words for slip in slips(word) if slip not in words]
+        cases = [(slip, word) for word in words for slip in draw.sample(sorted(slips(word) - set(words)), 40)]
         right = sum(nearest(slip, words) == word for slip, word in cases)
         assert right >= 0.95 * len(cases), f"{right} of {len(cases)}"
 
