@@ -6,7 +6,10 @@ from pydantic import BaseModel, ConfigDict
 class ComponentConfig(BaseModel):
     """Derive from this to give a component options; an option that is not a field is an error, never ignored."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+    # Infinity may stand in an option that is open (some architectures' configurations hold it); it must not be dumped as null.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, ser_json_inf_nan="constants", protected_namespaces=()
+    )
 
 
 class NoOptions(ComponentConfig):

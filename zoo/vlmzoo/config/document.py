@@ -10,10 +10,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from vlmzoo.config.node import Field, Node, Place, Scalar, located, scalar_fault, shown
+from vlmzoo.config.node import Field, Node, Place, Scalar, located, quotable, scalar_fault, shown
 from vlmzoo_registry.errors import ConfigError
 from vlmzoo_registry.suggest import did_you_mean
 
@@ -62,13 +63,27 @@ def read_document(path: str | PathLike[str]) -> Node:
     return read_json(text, place) if path.suffix.lower() == ".json" else read_yaml(text, place)
 
 
-def read_yaml(text: str, start: Place, base: Field = ()) -> Node:
-    """A YAML text as a tree; `start` is the place of its first character, `base` the field it is the value of.
+def read_yaml(text: str, start: Place) -> Node:
+    """A YAML text as a tree; `start` is the place of its first character.
 
     Raises `ConfigError` as `read_document` does.
     """
-    reader = _YamlReader(start, base)
+    reader = _YamlReader(start, ())
     return _finished(reader, reader.read(text))
+
+
+def read_value(text: str, place: Place, field: Field) -> Node:
+    """The YAML of one value, written at `place` for `field`.
+
+    Raises `ConfigError` as `read_document` does, and where ` #` would silently cut the value short.
+    """
+    reader = _YamlReader(place, field)
+    node = reader.read(text)
+    if text[reader.end :].strip():
+        reader.refuse(
+            place, field, f"ends before `{quotable(text[reader.end :].strip())}`, a comment in YAML: put the value in quotes"
+        )
+    return _finished(reader, node)
 
 
 def read_json(text: str, start: Place) -> Node:
@@ -169,7 +184,10 @@ class _Reader:
 
     def add(self, members: dict[str, Node], name: str, node: Node, field: Field) -> None:
         """Put a member under its key; a key that is there already is refused, and the first one kept."""
-        if name in members:
+        fault = scalar_fault(name)
+        if fault is not None or not name:
+            self.refuse(node.key, field, f"a key {fault or 'must not be empty'}")
+        elif name in members:
             first = members[name].key
             at = "" if first.line is None else f": first at line {first.line}"
             self.refuse(node.key, (*field, name), f"the key stands here a second time{at}; remove one")
@@ -182,17 +200,17 @@ class _YamlReader(_Reader):
         super().__init__(start)
         self.base = base
         self.field = base
+        self.end = 0
 
     def read(self, text: str) -> Node:
-        """The only document in this text."""
+        """The only document in this text; `end` is then the position behind its last value."""
         try:
-            events = yaml.parse(text, Loader=yaml.SafeLoader)
-            return self._document(events)
+            return self._document(self._followed(yaml.parse(text, Loader=yaml.SafeLoader)))
         except yaml.reader.ReaderError as error:
             before = text[: error.position]
-            line, column = before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
-            place = Place(self.start.source, self.start.folder, line, column)
-            raise self.stop(place, self.base, f"contains the control character U+{ord(text[error.position]):04X}") from None
+            place = self._at(before.count("\n"), len(before) - (before.rfind("\n") + 1))
+            problem = f"contains the control character U+{ord(text[error.position]):04X}"
+            raise self.stop(place, self.base, problem) from None
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             problem = _in_our_words(error.problem or error.context or "not well formed")
@@ -205,16 +223,28 @@ class _YamlReader(_Reader):
         if not isinstance(next(events), yaml.DocumentStartEvent):
             raise self.stop(self.start, self.base, "is empty")
         node = self._node(events, next(events), None, self.base)
+        end = self.end
         next(events)  # the document ends
         after = next(events)
         if isinstance(after, yaml.DocumentStartEvent):
             raise self.stop(self._place(after.start_mark), self.base, "begins a second document: a config is one document")
+        self.end = end
         return node
 
-    def _place(self, mark: "yaml.Mark | None") -> Place:
-        if mark is None or self.start.line is None or self.start.column is None:
+    def _followed(self, events: Iterator[yaml.Event]) -> Iterator[yaml.Event]:
+        for event in events:
+            mark: Any = event.end_mark
+            self.end = mark.index
+            yield event
+
+    def _place(self, mark: Any) -> Place:
+        return self.start if mark is None else self._at(mark.line, mark.column)
+
+    def _at(self, line: int, column: int) -> Place:
+        """The place at this line and column, both from 0; an override is one place."""
+        if self.start.line is None:
             return self.start
-        return Place(self.start.source, self.start.folder, self.start.line + mark.line, mark.column + 1)
+        return Place(self.start.source, self.start.folder, self.start.line + line, column + 1)
 
     def _node(self, events: Iterator[yaml.Event], event: yaml.Event, key: Place | None, field: Field) -> Node:
         self.field = field
@@ -230,14 +260,15 @@ class _YamlReader(_Reader):
         return Node(None, place, key or place)  # an alias, refused above
 
     def _refuse_extras(self, event: yaml.Event, place: Place, field: Field) -> None:
+        anchor = event.anchor if isinstance(event, yaml.NodeEvent) else None
         if isinstance(event, yaml.AliasEvent):
-            self.refuse(place, field, f"`*{event.anchor}` is an alias: write the value out")
-        elif event.anchor is not None:
-            self.refuse(place, field, f"`&{event.anchor}` is an anchor: write values out where they belong")
+            self.refuse(place, field, f"`*{quotable(anchor or '')}` is an alias: write the value out")
+        elif anchor is not None:
+            self.refuse(place, field, f"`&{quotable(anchor)}` is an anchor: write values out where they belong")
         tag = getattr(event, "tag", None)
         if tag is not None:
             short = tag.replace("tag:yaml.org,2002:", "!!")
-            self.refuse(place, field, f"`{short}` is a tag: a config holds plain values only")
+            self.refuse(place, field, f"`{quotable(short)}` is a tag: a config holds plain values only")
 
     def _sequence(self, events: Iterator[yaml.Event], field: Field) -> list[Node]:
         entries: list[Node] = []
@@ -252,8 +283,6 @@ class _YamlReader(_Reader):
             if isinstance(event, yaml.ScalarEvent):
                 self._refuse_extras(event, key, field)
                 name = event.value
-                if scalar_fault(name) or not name:
-                    self.refuse(key, field, "a key must be a text" if not name else "a key contains half of a surrogate pair")
             else:
                 self.refuse(key, field, "a key must be a text")
                 self._node(events, event, None, (*field, "?"))
@@ -346,7 +375,7 @@ class _JsonReader(_Reader):
         return position + len(wanted)
 
     def _found(self, position: int) -> str:
-        return f"found `{self.text[position]}`" if position < len(self.text) else "but the file ends"
+        return f"found `{quotable(self.text[position])}`" if position < len(self.text) else "but the file ends"
 
     def _node(self, position: int, key: Place | None, field: Field) -> tuple[Node, int]:
         place = self._place(position)
@@ -366,7 +395,7 @@ class _JsonReader(_Reader):
             value, end = self.decoder.raw_decode(self.text, position)
         except json.JSONDecodeError as error:
             word = self._WORD.match(self.text, position)
-            what = f"`{word.group()[:60]}`" if word and word.group() else self._found(position)
+            what = f"`{quotable(word.group())}`" if word and word.group() else self._found(position)
             message = (
                 f"is not JSON: {error.msg.lower()}" if self.text.startswith('"', position) else f"is not a JSON value: {what}"
             )
@@ -396,9 +425,6 @@ class _JsonReader(_Reader):
             key = self._place(position)
             self._expect('"', position, field)
             name, position = self._scalar(position, field)
-            fault = scalar_fault(name)
-            if fault is not None:
-                self.refuse(key, field, f"a key {fault}")
             position = self._expect(":", self._skip(position), (*field, str(name)))
             node, position = self._node(self._skip(position), key, (*field, str(name)))
             self.add(members, str(name), node, field)
@@ -418,10 +444,10 @@ class _MappingReader(_Reader):
         if isinstance(value, Mapping):
             members: dict[str, Node] = {}
             for key, child in value.items():
-                if not isinstance(key, str) or not key or scalar_fault(key):
-                    self.refuse(self.start, field, f"a key must be a text (is {shown(key)})")
+                if isinstance(key, str):
+                    self.add(members, key, self.node(child, (*field, key)), field)
                 else:
-                    members[key] = self.node(child, (*field, key))
+                    self.refuse(self.start, field, f"a key must be a text (is {shown(key)})")
             return members
         if isinstance(value, list | tuple):
             return [self.node(child, (*field, index)) for index, child in enumerate(value)]

@@ -11,7 +11,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from vlmzoo.config.node import Field, shown
+from vlmzoo.config.node import Field, quotable, shown
 from vlmzoo.config.section import Section
 from vlmzoo_registry.suggest import did_you_mean, nearest
 
@@ -148,7 +148,8 @@ def _expected(details: ErrorDetails) -> str:
         return _TYPES[kind]
     if kind in _BOUNDS:
         limit, words = _BOUNDS[kind]
-        return f"{words} {context[limit]}"
+        bound = context[limit]
+        return f"{words} {int(bound) if isinstance(bound, float) and bound.is_integer() else bound}"
     if kind in _LENGTHS:
         limit, words = _LENGTHS[kind]
         return f"a list of {words} {context[limit]}"
@@ -162,7 +163,8 @@ def _expected(details: ErrorDetails) -> str:
         return f"a text of the form `{context['pattern']}`"
     if kind == "union_tag_invalid":
         return f"a mapping whose {context['discriminator']} is one of {context['expected_tags']}"
-    return f"as pydantic says, {details['msg'][:1].lower()}{details['msg'][1:]}"
+    # The rarer checks of pydantic, in its own words: "Input should be a valid date, invalid character in year".
+    return details["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
 
 
 def _choices(details: ErrorDetails) -> list[str]:
@@ -173,7 +175,7 @@ def _choices(details: ErrorDetails) -> list[str]:
 
 def _shown(value: Any, found: Sequence[ErrorDetails]) -> str:
     if isinstance(value, str) and value and all(details["type"] in ("literal_error", "enum") for details in found):
-        return f"`{value if len(value) <= 60 else value[:57] + '...'}`"
+        return f"`{quotable(value)}`"
     return shown(value)
 
 
@@ -217,7 +219,7 @@ def _models_at(model: type[BaseModel], field: Field) -> list[type[BaseModel]]:
     """The models that the value at `field` may be: several inside a union, none in an open mapping."""
     models = [model]
     for step in field:
-        infos = [candidate.model_fields[step] for candidate in models if step in candidate.model_fields]  # type: ignore[index]
+        infos = [candidate.model_fields[step] for candidate in models if step in candidate.model_fields]
         if infos:
             models = list(dict.fromkeys(found for info in infos for found in _models_in(info.annotation)))
     return models

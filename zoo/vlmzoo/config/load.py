@@ -14,7 +14,7 @@ from vlmzoo.config.choice import Choice
 from vlmzoo.config.document import cannot_be_used, read_document, read_mapping
 from vlmzoo.config.explain import Problem, missing_key, problems, unknown_key
 from vlmzoo.config.model import ModelConfig
-from vlmzoo.config.node import Field, Node, Place, Plain, located, shown
+from vlmzoo.config.node import Field, Node, Place, Plain, located, quotable, shown
 from vlmzoo.config.overrides import apply_override
 from vlmzoo.config.parts import MODEL_PARTS, STAGE_PARTS, spell_out_model, spell_out_recipe
 from vlmzoo.config.recipe import Recipe
@@ -204,6 +204,9 @@ class _Reader:
             return node.plain()
         if not isinstance(name.value, str):
             self.refuse(name.place, (*field, "name"), f"must be the name of a component, a text (is {shown(name.value)})")
+            return node.plain()
+        if not name.value or quotable(name.value) != name.value:
+            self.refuse(name.place, (*field, "name"), f"must be the name of a component (is {shown(name.value)})")
             return node.plain()
         try:
             component = self.catalogue.get(kind, name.value)

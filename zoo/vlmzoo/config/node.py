@@ -3,7 +3,9 @@
 So that whatever is found wrong later, by whichever check, can name file, line, column and field.
 """
 
+import json
 import math
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +17,9 @@ Field: TypeAlias = tuple[str | int, ...]
 
 Scalar: TypeAlias = str | int | float | bool | None
 Plain: TypeAlias = "Scalar | list[Plain] | dict[str, Plain]"
+
+
+_WORD = re.compile(r"[\w-]{1,60}")
 
 
 @dataclass(frozen=True)
@@ -75,9 +80,21 @@ class Node:
             yield from enumerate(self.value)
 
 
+def quotable(text: str) -> str:
+    """A text as it can stand within a one-line message: at most 60 characters, and none that cannot be printed."""
+    short = text if len(text) <= 60 else text[:57] + "..."
+    return short if short.isprintable() else json.dumps(short)[1:-1]
+
+
 def written(field: Field) -> str:
-    """A field as people write it: `stages.0.batch_size`."""
-    return ".".join(str(step) for step in field) or "(top level)"
+    """A field as people write it, `stages.0.batch_size`; a key that is no plain word in quotes."""
+    return ".".join(_step(step) for step in field) or "(top level)"
+
+
+def _step(step: str | int) -> str:
+    if isinstance(step, int) or _WORD.fullmatch(step):
+        return str(step)
+    return f'"{quotable(step)}"'
 
 
 def located(place: Place, field: Field, message: str) -> str:
@@ -89,7 +106,7 @@ def located(place: Place, field: Field, message: str) -> str:
 def shown(value: object) -> str:
     """A value as an error message shows it: what it is, in the words of the config language, and short."""
     if isinstance(value, str):
-        return f"the text `{value if len(value) <= 60 else value[:57] + '...'}`" if value else "an empty text"
+        return f"the text `{quotable(value)}`" if value else "an empty text"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
     if value is None:
@@ -98,8 +115,7 @@ def shown(value: object) -> str:
         return "an empty list" if not value else f"a list of {len(value)}"
     if isinstance(value, dict):
         return "a mapping"
-    text = str(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return quotable(str(value))
 
 
 def scalar_fault(value: Scalar) -> str | None:

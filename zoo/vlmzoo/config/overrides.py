@@ -6,8 +6,8 @@ one connector, written as a list or not, and is refused with the indexes where t
 
 from pathlib import Path
 
-from vlmzoo.config.document import read_yaml
-from vlmzoo.config.node import Field, Node, Place, located, shown
+from vlmzoo.config.document import read_value
+from vlmzoo.config.node import Field, Node, Place, located, quotable, scalar_fault, shown, written
 from vlmzoo_registry.errors import ConfigError
 
 
@@ -20,14 +20,18 @@ def apply_override(root: Node, text: str) -> None:
 
     Raises `ConfigError` where the path leads nowhere or the value is not YAML.
     """
-    place = Place(source=f"override `{text if len(text) <= 100 else text[:97] + '...'}`", folder=Path.cwd())
+    place = Place(source=f"override `{quotable(text)}`", folder=Path.cwd())
     path, equals, value = text.partition("=")
     steps = path.strip().split(".")
+    fault = scalar_fault(text)
+    if fault is not None:
+        raise _refusal(place, (), fault)
     if not equals or not all(steps):
         raise _refusal(place, (), "must be written `path.to.key=value`, for example `stages.0.batch_size=8`")
     if not value.strip():
         raise _refusal(place, tuple(steps), "has no value: write `null` to unset it")
-    node, field = root, ()
+    node = root
+    field: Field = ()
     for step in steps[:-1]:
         node, field = _entered(node, field, step, place)
         child = node.child(_index(node, step))
@@ -37,7 +41,7 @@ def apply_override(root: Node, text: str) -> None:
         node, field = child, (*field, _index(node, step))
     node, field = _entered(node, field, steps[-1], place)
     field = (*field, _index(node, steps[-1]))
-    _put(node, steps[-1], read_yaml(value, place, field))
+    _put(node, steps[-1], read_value(value, place, field))
 
 
 def _entered(node: Node, field: Field, step: str, place: Place) -> tuple[Node, Field]:
@@ -53,18 +57,18 @@ def _entered(node: Node, field: Field, step: str, place: Place) -> tuple[Node, F
     if node.value is None:
         node.value = {}
     if not isinstance(node.value, list | dict):
-        raise _refusal(place, field, f"is {shown(node.value)}, which has no `{step}`")
+        raise _refusal(place, field, f"is {shown(node.value)}, which has no `{quotable(step)}`")
     return node, field
 
 
 def _choose(entries: list[Node], field: Field, step: str) -> str:
     if not entries:
-        return f"is an empty list, which has no `{step}`; give the whole list"
+        return f"is an empty list, which has no `{quotable(step)}`; give the whole list"
     ways = []
     for index, entry in enumerate(entries):
         name = entry.child("name")
-        label = f" ({name.value})" if name is not None and isinstance(name.value, str) else ""
-        ways.append(f"`{'.'.join(map(str, (*field, index, step)))}`{label}")
+        label = f" ({quotable(name.value)})" if name is not None and isinstance(name.value, str) else ""
+        ways.append(f"`{written((*field, index, step))}`{label}")
     return f"has {len(entries)} entries: say which, {' or '.join(ways)}"
 
 

@@ -13,7 +13,10 @@ class Section(BaseModel):
     `called` is its name in messages. `conflicts` is where a section says which of its values do not go together.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
+    # Parts may hold an infinite number in an open option: it must not be dumped as null.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, ser_json_inf_nan="constants", protected_namespaces=()
+    )
 
     called: ClassVar[str]
 

@@ -80,10 +80,6 @@ class StageConfig(Section):
         if steps is not None and epochs is not None:
             found.append(("epochs", f"stands beside `steps` (={steps}): give one of them, not both"))
         batch_size, micro_batch = values.get("batch_size"), values.get("micro_batch")
-        if _positive(batch_size) and _positive(micro_batch) and batch_size % micro_batch != 0:
+        if isinstance(batch_size, int) and isinstance(micro_batch, int) and micro_batch > 0 and batch_size % micro_batch:
             found.append(("micro_batch", f"must divide `batch_size` (={batch_size}) without remainder (is {micro_batch})"))
         return found
-
-
-def _positive(value: Any) -> bool:
-    return type(value) is int and value > 0
