@@ -1,0 +1,1 @@
+"""A connector for vlmzoo: a gated perceptron on each image token."""
