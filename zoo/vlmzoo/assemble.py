@@ -111,7 +111,7 @@ def assemble(config: ModelConfig) -> Parts:
             try:
                 shapes.append(connector.output_shape(shapes[-1]))
             except VlmzooError as error:
-                reasons.append(f"`connector.{index}` ({choice.component.full_name}): {error}")
+                reasons += _each(error, f"connector.{index}", choice)
                 break
         else:
             reasons += _misplaced(connector, f"`connector.{index}` ({choice.component.full_name})", depth)
@@ -144,7 +144,7 @@ def resolved(config: ModelConfig) -> ModelConfig:
         try:
             parts[name] = Choice(choice.component, choice.component.load_factory().resolve(choice.config))
         except VlmzooError as error:
-            reasons.append(f"`{name}` ({choice.component.full_name}): {error}")
+            reasons += _each(error, name, choice)
     if reasons:
         raise AssemblyError("the architecture of a part is not known", reasons)
     return config.model_copy(update=parts)
@@ -177,7 +177,7 @@ def _make(choice: Choice, contract: type, where: str, reasons: list[str], *conte
     try:
         part = choice.component.load_factory()(choice.config, *context)
     except VlmzooError as error:
-        reasons.append(f"`{where}` ({choice.component.full_name}): {error}")
+        reasons += _each(error, where, choice)
         return None
     if not isinstance(part, contract) or not isinstance(part, nn.Module):
         raise PluginError(
@@ -185,6 +185,11 @@ def _make(choice: Choice, contract: type, where: str, reasons: list[str], *conte
             f"`vlmzoo_registry.{contract.__name__}`: derive its factory from that"
         )
     return part
+
+
+def _each(error: VlmzooError, where: str, choice: Choice) -> list[str]:
+    """The reasons of a part's own error, each with the part it comes from."""
+    return [f"`{where}` ({choice.component.full_name}): {reason}" for reason in error.reasons or (error.message,)]
 
 
 def _misplaced(connector: LayersConnector, name: str, depth: int) -> list[str]:
