@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from math import floor
 from typing import Literal
 
 import numpy as np
@@ -53,9 +54,13 @@ class ImageTransform:
         if self.resize == "squash":
             image = image.resize((self.width, self.height), resample)
         elif self.resize == "crop":
-            scale = max(self.width / image.width, self.height / image.height) / self.crop_fraction
-            size = (max(self.width, round(image.width * scale)), max(self.height, round(image.height * scale)))
-            left, top = (size[0] - self.width) // 2, (size[1] - self.height) // 2
+            # Rounded as torchvision does it, which timm, open_clip and transformers call: sizes down, the margin half to even.
+            wide, high = floor(self.width / self.crop_fraction), floor(self.height / self.crop_fraction)
+            if wide * image.height >= high * image.width:
+                size = (wide, image.height * wide // image.width)
+            else:
+                size = (image.width * high // image.height, high)
+            left, top = round((size[0] - self.width) / 2), round((size[1] - self.height) / 2)
             image = image.resize(size, resample).crop((left, top, left + self.width, top + self.height))
         else:
             scale = min(self.width / image.width, self.height / image.height)

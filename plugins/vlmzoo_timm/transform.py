@@ -1,0 +1,44 @@
+"""The preprocessing of a timm model: what timm records about its weights, unless the config says otherwise."""
+
+from timm.data import resolve_data_config
+
+from vlmzoo_registry import ConfigError, ImageTransform
+from vlmzoo_timm.architecture import Architecture
+from vlmzoo_timm.config import TimmConfig
+
+_RESIZE = {"center": "crop", "squash": "squash", "border": "pad"}
+
+
+def image_transform(config: TimmConfig, architecture: Architecture) -> ImageTransform:
+    """The transform for evaluation.
+
+    Raises `ConfigError` for a model that does not take RGB, and for one whose preprocessing is none of ours.
+    """
+    recorded = resolve_data_config(pretrained_cfg=architecture.record)
+    channels, *size = recorded["input_size"]
+    if channels != 3:
+        raise ConfigError(f"timm's `{architecture.name}` takes {channels} channels; images have 3 here")
+    if config.image_size is not None:
+        size = [config.image_size] * 2 if isinstance(config.image_size, int) else list(config.image_size)
+    resize = config.resize or _RESIZE[recorded["crop_mode"]]
+    fraction = 1.0
+    if resize == "crop":
+        fraction = config.crop_fraction or recorded["crop_pct"]
+    elif config.crop_fraction is not None:
+        raise ConfigError(
+            f"`crop_fraction` (={config.crop_fraction}) is read with `resize: crop` only, not with `resize: {resize}`"
+        )
+    elif config.resize is None and recorded["crop_pct"] != 1.0:
+        raise ConfigError(
+            f"timm's `{architecture.name}` was evaluated with `{recorded['crop_mode']}` and then cut to {recorded['crop_pct']} "
+            "of each side, which is none of our ways to resize: set `resize` (squash, crop or pad)"
+        )
+    return ImageTransform(
+        height=size[0],
+        width=size[1],
+        mean=config.mean or tuple(recorded["mean"]),
+        std=config.std or tuple(recorded["std"]),
+        interpolation=config.interpolation or recorded["interpolation"],
+        resize=resize,
+        crop_fraction=fraction,
+    )
