@@ -26,7 +26,8 @@ class LlavaConfig(ComponentConfig):
 class SheetConfig(ComponentConfig):
     """One image of `columns` cells of `cell` x `cell` pixels in a row; its labels in JSON lines, in row-major order.
 
-    `text` is what is said of a cell, with fields of its label in braces; a field that holds a list is joined with commas.
+    `text` is what the assistant says of a cell, with fields of its label in braces; a field that holds a list is joined with
+    commas. `prompt` is what the user says beside the image.
     `include_groups` and `exclude_groups` choose by the label's `group`. `concept` is the field whose value says which cells
     belong together: a share `heldout` of these values is held out, by a hash that is the same on every machine, and `split`
     says which side this dataset gives (None: both).
@@ -37,6 +38,7 @@ class SheetConfig(ComponentConfig):
     columns: Annotated[int, Field(gt=0)]
     cell: Annotated[int, Field(gt=0)]
     text: str = "{label}"
+    prompt: str = ""
     include_groups: tuple[str, ...] | None = None
     exclude_groups: tuple[str, ...] = ()
     concept: str = "hex"

@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from vlmzoo_registry.errors import DataError
+from vlmzoo_registry.errors import ConfigError, DataError
 from vlmzoo_registry.images import open_image
 from vlmzoo_registry.suggest import did_you_mean
 from vlmzoo_registry.tasks import IMAGE, Dataset, Sample, Turn
@@ -25,6 +25,8 @@ class SheetDataset(Dataset):
     """The cells of `config.sheet` that the config chooses. Raises `DataError` with every bad label, or a sheet too small."""
 
     def __init__(self, config: SheetConfig) -> None:
+        if IMAGE in config.prompt:
+            raise ConfigError(f"`prompt` (={config.prompt!r}) must not contain `{IMAGE}`: the image stands before it by itself")
         self.config = config
         self.cells: list[tuple[int, int, str, str]] = []  # cell, line, concept, text
         bad = BadRows(config.labels)
@@ -69,7 +71,7 @@ class SheetDataset(Dataset):
         cell, line, concept, text = self.cells[index]
         return Sample(
             id=concept,
-            turns=(Turn("user", IMAGE), Turn("assistant", text)),
+            turns=(Turn("user", IMAGE + self.config.prompt), Turn("assistant", text)),
             images=(partial(self._cut, cell),),
             source=f"{self.config.labels}:{line}",
         )

@@ -10,7 +10,8 @@ from PIL import Image
 from pydantic import ValidationError
 
 import vlmzoo_tasks.sheet
-from vlmzoo_registry import DataError
+from vlmzoo_registry import ConfigError, DataError
+from vlmzoo_registry.tasks import Turn
 from vlmzoo_tasks.config import SheetConfig
 from vlmzoo_tasks.sheet import SheetDataset, held_out
 
@@ -65,6 +66,16 @@ def test_text_takes_fields_of_the_label(files):
         == f"{files['labels']}:1: name: missing (the row has group, hex, label, tags): add it, or drop the row"
     )
     assert len(caught.value.reasons) == 5
+
+
+def test_prompt_is_said_beside_the_image(files):
+    assert dataset(files, prompt="What is this?")[2].turns == (
+        Turn("user", "<image>What is this?"),
+        Turn("assistant", "name 2"),
+    )
+    assert dataset(files)[2].turns[0].text == "<image>"
+    with pytest.raises(ConfigError, match="must not contain `<image>`: the image stands before it by itself"):
+        dataset(files, prompt="What is <image>?")
 
 
 def test_groups_choose(files):

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import pickle
 
 import pytest
 from PIL import Image
@@ -213,3 +214,9 @@ def test_bad_images_are_named_when_they_are_opened(tmp_path, images, name, messa
     with pytest.raises(DataError) as caught:
         llava(same, images)[0].images[0]()
     assert str(caught.value).startswith(f"{same}:1: image: `{images / name}` {message}")
+
+
+def test_datasets_travel_to_workers(tmp_path, images):
+    path = lines(tmp_path / "rows.jsonl", [{"image": "red.png", "caption": "red"}])
+    sample = pickle.loads(pickle.dumps(captions(path, images)))[0]
+    assert pickle.loads(pickle.dumps(sample)).images[0]().getpixel((0, 0)) == (255, 0, 0)
