@@ -15,10 +15,10 @@ from config_parts import RECIPE, catalogue
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from vlmzoo.config import Recipe, load_recipe
+from vlmzoo.config import ModelConfig, Recipe, StageConfig, TrainPart, load_model, load_recipe
 from vlmzoo.config.document import read_yaml
 from vlmzoo.config.node import Place
-from vlmzoo_registry import VlmzooError
+from vlmzoo_registry import VlmzooError, default_catalogue
 
 CATALOGUE = catalogue()
 DATA: Any = read_yaml(RECIPE, Place("", Path("/"), 1, 1)).plain()
@@ -146,7 +146,7 @@ def test_overrides_apply_or_are_explained(tmp_path, field, tail, value):
     loads_or_explains(tmp_path, RECIPE, "recipe.yaml", (".".join(map(str, field)) + tail + "=" + value,))
 
 
-def typos(key: str, others: list[str]) -> Iterator[str]:
+def typos(key: str) -> Iterator[str]:
     """Every word one edit away that is no key itself: a letter dropped, doubled, swapped, changed or put in."""
     letter = random.Random(key).choice
     for place in range(len(key)):
@@ -163,7 +163,7 @@ def test_one_edit_typos_of_every_key_find_it(tmp_path):
         if not field or isinstance(field[-1], int) or (field[:3] == ("model", "language", "config") and len(field) > 3):
             continue
         keys = list(at(DATA, field[:-1]))
-        for typo in dict.fromkeys(typos(field[-1], keys)):
+        for typo in dict.fromkeys(typos(field[-1])):
             if typo in keys or not typo:
                 continue
             data = json.loads(json.dumps(DATA))
@@ -179,6 +179,41 @@ def test_one_edit_typos_of_every_key_find_it(tmp_path):
                 missed.append((where, caught.value.reasons))
     assert tried > 700
     assert len(missed) <= 0.05 * tried, missed
+
+
+def test_one_edit_typos_of_every_option_of_every_installed_part_find_it():
+    places = {"vision_encoder": "vision", "connector": "connector", "language_model": "language", "template": "template"}
+    tried, missed = 0, []
+    for component in default_catalogue().components():
+        if component.spec.kind not in places:
+            continue
+        options = list(component.load_config().model_fields)
+        words = {typo: option for option in options for typo in typos(option) if typo and typo not in (*options, "name")}
+        part = {"name": component.full_name, **dict.fromkeys(words)}
+        with pytest.raises(VlmzooError) as caught:
+            load_model({places[component.spec.kind]: part, **({} if words else {"x": 1})})
+        reasons = "\n".join(caught.value.reasons)
+        tried += len(words)
+        missed += [typo for typo, option in words.items() if f".{typo}: unknown key; did you mean `{option}`?" not in reasons]
+    assert tried > 1000
+    assert len(missed) <= 0.05 * tried, missed
+
+
+@pytest.mark.parametrize(
+    ("section", "field"),
+    [(Recipe, ()), (ModelConfig, ("model",)), (StageConfig, ("stages", 0)), (TrainPart, ("stages", 0, "train", "connector"))],
+)
+def test_one_edit_typos_of_keys_that_may_be_left_out_find_them(section, field):
+    keys = list(section.model_fields)
+    words = {typo: key for key in keys for typo in typos(key) if typo and typo not in keys}
+    data = json.loads(json.dumps(DATA))
+    at(data, field).update(dict.fromkeys(words))
+    with pytest.raises(VlmzooError) as caught:
+        load_recipe(data, catalogue=CATALOGUE)
+    found = {reason.split(" (")[0] for reason in caught.value.reasons}
+    said = {typo: f"{'.'.join(map(str, (*field, typo)))}: unknown key; did you mean `{key}`?" for typo, key in words.items()}
+    missed = [typo for typo, text in said.items() if text not in found]
+    assert len(missed) <= 0.05 * len(words), missed
 
 
 def test_the_recipe_of_the_fuzzer_is_a_good_one(tmp_path):

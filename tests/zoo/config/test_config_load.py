@@ -361,3 +361,23 @@ def test_the_config_language_imports_no_framework():
     code = f"import sys, vlmzoo.config; sys.exit(', '.join({heavy} & set(sys.modules)) or None)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_installed_parts_make_a_recipe_without_a_framework(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "model: {architecture: unified, vision: toy/vision, connector: connectors/mlp, language: toy/language, template: plain}\n"
+        "stages:\n"
+        "  - {name: align, objective: caption, data: [{name: captions, path: rows.jsonl, images: .}], batch_size: 2, steps: 3,\n"
+        "     train: {connector: {lr: 1e-3}}}\n"
+    )
+    heavy = "{'torch', 'transformers', 'timm', 'open_clip', 'numpy'}"
+    code = f"""
+import sys
+from vlmzoo.config import load_recipe
+recipe = load_recipe({str(path)!r}, ["model.connector.depth=3"])
+print(recipe.model.connector[0].config.depth, recipe.stages[0].data[0].config.images, load_recipe(recipe.dump()) == recipe)
+sys.exit(', '.join({heavy} & set(sys.modules)) or None)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, f"3 {tmp_path} True\n"), done.stderr
