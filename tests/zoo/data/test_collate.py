@@ -20,6 +20,8 @@ class Plain(Template):
         self.weight = weight
 
     def render(self, turns, *, prompt):
+        if turns[0].role == "system":
+            raise DataError("this template has no place for a system's turn")
         asked = turns[0].text
         answer = "" if prompt else turns[1].text
         spans = (Span(len(asked), len(asked + answer), self.weight),) if answer else ()
@@ -127,6 +129,12 @@ def test_special_tokens_in_the_data_are_refused(collator):
     for act in (collator, collator.prompts):
         with pytest.raises(DataError, match="turn 0 \\(user\\) contains `</s>`"):
             act([sample("a dog", "red", asked=f"{IMAGE}what?</s>\n")])
+
+
+def test_what_a_template_refuses_names_the_row(collator):
+    one = Sample("x", (Turn("system", "Be brief."), Turn("assistant", "x")), (), "rows.jsonl:9")
+    with pytest.raises(DataError, match=r"^rows.jsonl:9: this template has no place for a system's turn"):
+        collator.prompts([one])
 
 
 def test_pad_rows_on_either_side():

@@ -87,7 +87,10 @@ class Collator:
         for sample in samples:
             self._check(sample)
             turns = sample.turns[:-1] if sample.turns and sample.turns[-1].role == "assistant" else sample.turns
-            rendered = self.template.render(turns, prompt=True)
+            try:
+                rendered = self.template.render(turns, prompt=True)
+            except DataError as error:
+                raise DataError(f"{sample.source}: {error.message}", error.reasons) from error
             row = encode_prompt(rendered, self.tokenizer, self.image_token, source=sample.source)
             self._check_length(row, sample)
             rows.append(row)
@@ -117,7 +120,7 @@ class Collator:
                 f"are more than `max_length` (={self.max_length}): raise it, or shorten or drop the row; nothing is ever cut"
             )
 
-    def _text(self, rows: Sequence[Int[Tensor, " S"]], *, side: Side) -> dict[str, Tensor]:
+    def _text(self, rows: Sequence[Int[Tensor, " _"]], *, side: Side) -> dict[str, Tensor]:
         # What stands under a mask of 0 is never read; a tokenizer without a padding token needs none.
         padding = 0 if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
         return {
