@@ -129,9 +129,8 @@ class _LinearChunksLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None, terms: Terms, chunk: int) -> tuple[Tensor, ...]:
         rows_train, weight_trains, bias_trains = ctx.needs_input_grad[:3]
-        device = rows.device.type
         # Autocast by hand: the weight is cast once instead of once per chunk.
-        dtype = torch.get_autocast_dtype(device) if _is_autocast(rows) else rows.dtype
+        dtype = torch.get_autocast_dtype(rows.device.type) if _is_autocast(rows) else rows.dtype
         inputs, matrix = rows.to(dtype), weight.to(dtype)
         offset = None if bias is None else bias.to(dtype)
         logits = inputs.new_empty(chunk, matrix.shape[0])
@@ -139,19 +138,18 @@ class _LinearChunksLoss(torch.autograd.Function):
         weight_gradient = torch.empty_like(weight) if weight_trains else None
         bias_gradient = torch.zeros_like(bias, dtype=terms.scale.dtype) if bias is not None and bias_trains else None
         sums = terms.scale.new_zeros(3)
-        with torch.autocast(device, enabled=False):
-            for start in range(0, inputs.shape[0], chunk):
-                part = inputs[start : start + chunk]
-                block = torch.mm(part, matrix.T, out=logits[: part.shape[0]])
-                if offset is not None:
-                    block += offset
-                sums += terms[start : start + chunk].sums(block, block)
-                if rows_gradient is not None:
-                    torch.mm(block, matrix, out=rows_gradient[start : start + chunk])
-                if bias_gradient is not None:
-                    bias_gradient += block.sum(0, dtype=bias_gradient.dtype)
-                if weight_gradient is not None:
-                    _add_product(weight_gradient, block, part, first=start == 0)
+        for start in range(0, inputs.shape[0], chunk):
+            part = inputs[start : start + chunk]
+            block = torch.mm(part, matrix.T, out=logits[: part.shape[0]])
+            if offset is not None:
+                block += offset
+            sums += terms[start : start + chunk].sums(block, block)
+            if rows_gradient is not None:
+                torch.mm(block, matrix, out=rows_gradient[start : start + chunk])
+            if bias_gradient is not None:
+                bias_gradient += block.sum(0, dtype=bias_gradient.dtype)
+            if weight_gradient is not None:
+                _add_product(weight_gradient, block, part, first=start == 0)
         ctx.save_for_backward(
             None if rows_gradient is None else rows_gradient.to(rows.dtype),
             weight_gradient,
@@ -270,4 +268,4 @@ def _is_autocast(rows: Tensor) -> bool:
 def _is_hooked(module: nn.Module) -> bool:
     """Whether calling the module does more than its class says: hooks, or a `forward` put on the instance."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(hooks) or "forward" in vars(module) or torch.nn.modules.module._has_any_global_hook()
+    return any(hooks) or "forward" in vars(module) or bool(torch.nn.modules.module._has_any_global_hook())
