@@ -13,8 +13,10 @@ from torch import nn
 from vlmzoo.config import Choice, ModelConfig, load_model
 from vlmzoo.data.encode import ImageToken
 from vlmzoo.image_token import find_image_token
+from vlmzoo.manifest import ComponentRecord
 from vlmzoo.model.configuration import VLMConfig
 from vlmzoo.model.cross_attention import CrossAttentionVLM
+from vlmzoo.model.tensors import layout
 from vlmzoo.model.unified import UnifiedVLM
 from vlmzoo.model.vlm import VLM
 from vlmzoo.processor import VLMProcessor
@@ -130,7 +132,27 @@ def finish(config: ModelConfig, parts: Parts, image_token_id: int) -> VLM:
     """Put parts that fit into the model of their architecture; its config says how to build them again offline."""
     architecture: type[VLM] = {"unified": UnifiedVLM, "cross_attention": CrossAttentionVLM}[config.architecture]
     vlm_config = VLMConfig(model=written_out(config), image_token_id=image_token_id)
-    return architecture(vlm_config, parts.vision, parts.connector, parts.language)
+    vlm = architecture(vlm_config, parts.vision, parts.connector, parts.language)
+    vlm.components = component_records(config)
+    vlm.built = {part: layout(module) for part, module in vlm.parts.items()}
+    return vlm
+
+
+def component_records(config: ModelConfig) -> dict[str, tuple[ComponentRecord, ...]]:
+    """Which component made each part, and who ships it: what a checkpoint needs to be loaded again."""
+    made = {"vision": (config.vision,), "connector": config.connector, "language": (config.language,)}
+    return {
+        part: tuple(
+            ComponentRecord(
+                kind=choice.component.spec.kind,
+                name=choice.component.full_name,
+                distribution=choice.component.distribution,
+                version=choice.component.version,
+            )
+            for choice in choices
+        )
+        for part, choices in {**made, "template": (config.template,)}.items()
+    }
 
 
 def resolved(config: ModelConfig) -> ModelConfig:

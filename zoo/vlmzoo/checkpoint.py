@@ -1,79 +1,99 @@
 """Checkpoints: one safetensors file per part, a standard index, and a manifest with digests that is written last.
 
-A folder is complete or absent: it is written under a temporary name, flushed to disk, and renamed. Loading is strict: a
-missing, surplus, misshapen or damaged tensor is an error that names it. No pickle is written or read.
+Loading is strict: a missing, surplus, misshapen or damaged tensor is an error that names it. No pickle is written or read.
 """
 
-import hashlib
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from vlmzoo.assemble import assemble, finish, make_processor
-from vlmzoo.config import load_model
-from vlmzoo.model.configuration import FORMAT, VLMConfig
+from vlmzoo.config import ModelConfig, load_model
+from vlmzoo.durable import replaced_folder
+from vlmzoo.manifest import INDEX, MANIFEST, Manifest, read_json, read_manifest, verify, write_json, write_manifest
+from vlmzoo.model.tensors import layout, own_tensors
 from vlmzoo.model.vlm import PARTS, VLM
-from vlmzoo_registry import Catalogue, CheckpointError, ResourceError, VlmzooError
+from vlmzoo_registry import Catalogue, CheckpointError, PluginError, ResourceError, VlmzooError, default_catalogue
 
-MANIFEST = "manifest.json"
-INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 5 * 10**9
 
+# What `PreTrainedModel.save_pretrained` takes and transformers' Trainer passes: accepted with the value that changes nothing.
+_HARMLESS = {
+    "state_dict": None,
+    "safe_serialization": True,
+    "push_to_hub": False,
+    "token": None,
+    "variant": None,
+    "save_peft_format": True,
+    "save_original_format": True,
+    "distributed_checkpoint": False,
+}
 
-def save(vlm: VLM, folder: str | os.PathLike[str], *, extra: Mapping[str, Any] | None = None) -> None:
-    """Write a checkpoint; an existing one at `folder` is replaced in one step, and kept until the new one is whole.
 
-    `extra` goes into the manifest as it is (the recipe's digest, the parent stage).
+def save(
+    vlm: VLM,
+    folder: str | os.PathLike[str],
+    *,
+    extra: Mapping[str, Any] | None = None,
+    is_main_process: bool = True,
+    **options: Any,
+) -> None:
+    """Write a checkpoint; one that is at `folder` is replaced in one step, and kept until the new one is whole and verified.
 
-    Raises `CheckpointError` where `folder` holds something that is not a checkpoint, `ResourceError` where the disk is full.
+    Args:
+        vlm: the model.
+        folder: a new or empty folder, or a checkpoint to replace.
+        extra: goes into the manifest as it is (the recipe's digest, the parent stage).
+        is_main_process: False writes nothing, as transformers' Trainer asks of all processes but one.
+        options: those of transformers' `save_pretrained`, as far as they change nothing (`safe_serialization=True`).
+
+    Raises `CheckpointError` where `folder` holds what is not a checkpoint's, or where the model could not be loaded again;
+    `ResourceError` where the disk is full or the folder cannot be written.
     """
-    target = Path(folder)
-    if target.exists() and not (target / MANIFEST).is_file() and any(target.iterdir()):
-        raise CheckpointError(f"`{target}` holds files but no {MANIFEST}: no checkpoint, so it is not replaced; choose another")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+    _check_options(options)
+    if not is_main_process:
+        return
+    target = Path(folder).resolve()
+    _check_target(target)
+    _check_reloadable(vlm)
     try:
-        try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replaced_folder(target) as staging:
             _write(vlm, staging, extra or {})
-        except (OSError, SafetensorError) as error:
-            free = shutil.disk_usage(target.parent).free
-            raise ResourceError(f"`{target}` could not be written ({error}); {free / 2**20:.0f} MiB are free there") from error
-        _publish(staging, target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+            verify(staging)
+    except (OSError, SafetensorError) as error:
+        raise ResourceError(f"`{target}` could not be written ({error}); {_space(vlm, target)}") from error
 
 
 def load(folder: str | os.PathLike[str], *, catalogue: Catalogue | None = None) -> VLM:
     """Load a checkpoint: parts are built from the resolved config, and every tensor is checked and filled.
 
     Raises `CheckpointError` with every reason: files that are missing or damaged, tensors that are missing, surplus or of
-    another shape; `PluginError` or `ConfigError` where a component it was made of is not installed.
+    another shape; `PluginError` where a component it was made of is not installed, with the distribution that has it.
     """
     path = Path(folder)
     manifest = verify(path)
-    section = _read_json(path / "config.json")["model"]
-    vlm_config = VLMConfig.from_dict(_read_json(path / "config.json"))
-    model_config = load_model(section, catalogue=catalogue)
+    content = read_json(path / "config.json")
+    model_config = _model_config(path, manifest, content, catalogue)
     try:
         parts = assemble(model_config)
     except VlmzooError as error:
         raise CheckpointError(f"`{path}`: the model it describes cannot be assembled here: {error}") from error
     tokenizer = PreTrainedTokenizerFast.from_pretrained(path)
     parts.language.resize(len(tokenizer))
-    vlm = finish(model_config, parts, vlm_config.image_token_id)
-    _fill(vlm, path, manifest, {part: f"{part}." for part in PARTS})
-    token = tokenizer.convert_ids_to_tokens(vlm_config.image_token_id)
+    image_token_id: int = content["image_token_id"]
+    vlm = finish(model_config, parts, image_token_id)
+    _fill(vlm, path, manifest, PARTS)
+    token = tokenizer.convert_ids_to_tokens(image_token_id)
     vlm.processor = make_processor(vlm, model_config, tokenizer, token)
     vlm.generation_config = GenerationConfig.from_pretrained(path)
     return vlm
@@ -82,13 +102,13 @@ def load(folder: str | os.PathLike[str], *, catalogue: Catalogue | None = None) 
 def load_part(vlm: VLM, part: str, folder: str | os.PathLike[str]) -> None:
     """Fill one part of a model from a checkpoint, where its recorded neighbours are those it has here.
 
-    Raises `CheckpointError` where the part was trained between other neighbours, with both.
+    Raises `CheckpointError` where the part was trained between other neighbours, with both; the model is then as it was.
     """
     if part not in PARTS:
         raise CheckpointError(f"`part` (={part!r}) must be one of {', '.join(PARTS)}")
     path = Path(folder)
     manifest = verify(path)
-    recorded, present = _read_json(path / "config.json")["model"], vlm.config.model
+    recorded, present = _section(path, read_json(path / "config.json")), vlm.config.model
     watched = PARTS if part == "connector" else (part,)
     reasons = [
         f"`{name}`: the checkpoint has {_brief(recorded[name])}, the model {_brief(present[name])}"
@@ -97,36 +117,62 @@ def load_part(vlm: VLM, part: str, folder: str | os.PathLike[str]) -> None:
     ]
     if reasons:
         raise CheckpointError(f"`{path}`: its {part} was made for other parts", reasons)
-    _fill(vlm, path, manifest, {part: f"{part}."})
+    _fill(vlm, path, manifest, (part,))
 
 
-def verify(folder: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint whose files are all there and have the recorded sizes and digests.
-
-    Raises `CheckpointError` with the name of every file that is missing or differs.
-    """
-    if not (folder / MANIFEST).is_file():
-        what = "no such folder" if not folder.is_dir() else f"no {MANIFEST}: not a checkpoint, or its writing was interrupted"
-        raise CheckpointError(f"`{folder}`: {what}")
-    manifest = _read_json(folder / MANIFEST)
-    if manifest.get("format") != FORMAT:
-        raise CheckpointError(
-            f"`{folder}`: its `format` is {manifest.get('format')!r}, this version reads {FORMAT}: use the vlmzoo that wrote it"
-        )
+def _check_options(options: Mapping[str, Any]) -> None:
     reasons = []
-    for name, record in manifest["files"].items():
-        file = folder / name
-        if Path(name).name != name or file.is_symlink():
-            reasons.append(f"{name}: not a plain file of the folder")
-        elif not file.is_file():
-            reasons.append(f"{name}: missing")
-        elif file.stat().st_size != record["size"]:
-            reasons.append(f"{name}: {file.stat().st_size} bytes, recorded {record['size']} (cut off, or another file)")
-        elif _sha256(file) != record["sha256"]:
-            reasons.append(f"{name}: its SHA-256 differs from the recorded one (damaged, or another file)")
+    for name, value in options.items():
+        if name not in _HARMLESS:
+            reasons.append(f"`{name}` is not an option of vlmzoo's checkpoints: leave it out")
+        elif value is not _HARMLESS[name]:
+            reasons.append(
+                f"`{name}` can only be {_HARMLESS[name]!r} here: the model's own tensors are written, as safetensors"
+            )
     if reasons:
-        raise CheckpointError(f"`{folder}` is damaged; restore it from a copy or take an earlier checkpoint", reasons)
-    return manifest
+        raise CheckpointError("the checkpoint cannot be written as asked", reasons)
+
+
+def _check_target(target: Path) -> None:
+    """Refuse to replace anything but a checkpoint: what else lies in the folder would be lost."""
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise CheckpointError(f"`{target}` is a file: name a folder")
+    names = {file.name for file in target.iterdir()}
+    if not names:
+        return
+    if MANIFEST not in names:
+        raise CheckpointError(f"`{target}` holds files but no {MANIFEST}: no checkpoint, so it is not replaced; choose another")
+    foreign = sorted(names - read_manifest(target).files.keys() - {MANIFEST})
+    if foreign:
+        shown = ", ".join(foreign[:5]) + (f" and {len(foreign) - 5} more" if len(foreign) > 5 else "")
+        raise CheckpointError(
+            f"`{target}` is a checkpoint that also holds {shown}, which would be lost: move that, or choose another folder"
+        )
+
+
+def _check_reloadable(vlm: VLM) -> None:
+    """Refuse to write what `load` would refuse: it rebuilds the parts from the config, and that has not changed since."""
+    reasons = []
+    for part in PARTS:
+        module, now, built = vlm.parts[part], layout(vlm.parts[part]), vlm.built[part]
+        named = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+        named |= {name for name, _ in module.named_buffers(remove_duplicate=False)}
+        reasons += [f"{part}.{name}: state that is no tensor" for name in module.state_dict().keys() - named]
+        reasons += [f"{part}.{name}: not there when the model was built" for name in now.keys() - built.keys()]
+        reasons += [f"{part}.{name}: gone since the model was built" for name in built.keys() - now.keys()]
+        reasons += [
+            f"{part}.{name}: {_described(*now[name])}, built as {_described(*built[name])}"
+            for name in now.keys() & built.keys()
+            if now[name] != built[name]
+        ]
+    if reasons:
+        raise CheckpointError(
+            "the model has been changed since it was built, so its config no longer describes it: convert it back before "
+            "saving, or build it so (`dtype`)",
+            _first(reasons),
+        )
 
 
 def _write(vlm: VLM, staging: Path, extra: Mapping[str, Any]) -> None:
@@ -141,45 +187,16 @@ def _write(vlm: VLM, staging: Path, extra: Mapping[str, Any]) -> None:
                 {name: tensor.detach().contiguous().cpu() for name, tensor in shard.items()}, staging / file, {"format": "pt"}
             )
             weight_map.update(dict.fromkeys(shard, file))
-            total += sum(tensor.numel() * tensor.element_size() for tensor in shard.values())
-    _write_json(staging / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
-    _write_json(staging / "config.json", {**vlm.config.to_dict(), "architectures": [type(vlm).__name__]})
+            total += sum(_bytes(tensor) for tensor in shard.values())
+    write_json(staging / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+    write_json(staging / "config.json", {**vlm.config.to_dict(), "architectures": [type(vlm).__name__]})
     vlm.generation_config.save_pretrained(staging)
     vlm.processor.tokenizer.save_pretrained(staging)
-    files = {
-        file.name: {"sha256": _sha256(file), "size": file.stat().st_size}
-        for file in sorted(staging.iterdir())
-        if file.is_file()
-    }
-    _write_json(staging / MANIFEST, {"format": FORMAT, "components": _components(vlm), **extra, "files": files})
-    # Files are readable as the umask says, not only by whoever wrote them.
-    umask = os.umask(0)
-    os.umask(umask)
-    for file in staging.iterdir():
-        file.chmod(0o666 & ~umask)
-        _flush(file)
-    staging.chmod(0o777 & ~umask)
-    _flush(staging)
-
-
-def _publish(staging: Path, target: Path) -> None:
-    """Rename into place; what was there is removed only afterwards."""
-    verify(staging)
-    old = None
-    if target.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
-        os.replace(target, old / target.name)
-    os.replace(staging, target)
-    _flush(target.parent)
-    if old is not None:
-        shutil.rmtree(old)
-
-
-def own_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """The parameters and saved buffers of a module by name, each once: a tied tensor has the name it is reached by first."""
-    saved = set(module.state_dict())
-    buffers = {name: tensor for name, tensor in module.named_buffers() if name in saved}
-    return dict(module.named_parameters()) | buffers
+    write_manifest(staging, vlm.components, extra)
+    # safetensors makes its files readable by their writer alone; the others are as the umask says.
+    mode = (staging / MANIFEST).stat().st_mode
+    for written in staging.iterdir():
+        written.chmod(mode)
 
 
 def _split(tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:
@@ -187,7 +204,7 @@ def _split(tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:
     shards: list[dict[str, Tensor]] = [{}]
     size = 0
     for name, tensor in tensors.items():
-        length = tensor.numel() * tensor.element_size()
+        length = _bytes(tensor)
         if shards[-1] and size + length > SHARD_BYTES:
             shards.append({})
             size = 0
@@ -196,49 +213,86 @@ def _split(tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:
     return shards
 
 
-def _fill(vlm: VLM, path: Path, manifest: dict[str, Any], prefixes: Mapping[str, str]) -> None:
+def _model_config(path: Path, manifest: Manifest, content: Mapping[str, Any], catalogue: Catalogue | None) -> ModelConfig:
+    """The config of the model, its components found among the installed ones."""
+    found = catalogue or default_catalogue()
+    reasons = []
+    for record in manifest.all_components:
+        try:
+            found.get(record.kind, record.name)
+        except VlmzooError as error:
+            reasons.append(f"{record.kind} `{record.name}` of {record.distribution} {record.version}: {error}")
+    if reasons:
+        raise PluginError(f"`{path}` was made by components that are not here; install their distributions", reasons)
+    try:
+        return load_model(_section(path, content), catalogue=found)
+    except VlmzooError as error:
+        raise CheckpointError(f"`{path}`: its config.json is not understood here: {error}") from error
+
+
+def _section(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    """The `model:` section that `config.json` keeps."""
+    section = content.get("model")
+    if not isinstance(section, dict) or not section.keys() >= set(PARTS) or not isinstance(content.get("image_token_id"), int):
+        raise CheckpointError(f"`{path / 'config.json'}` does not describe a model of vlmzoo (`model`, `image_token_id`)")
+    return section
+
+
+def _fill(vlm: VLM, path: Path, manifest: Manifest, parts: Collection[str]) -> None:
     """Copy the tensors of these parts into the model; nothing is changed before all names, shapes and types are right."""
-    weight_map: dict[str, str] = _read_json(path / INDEX)["weight_map"]
-    wanted = {
-        f"{prefix}{name}": tensor for part, prefix in prefixes.items() for name, tensor in own_tensors(vlm.parts[part]).items()
-    }
-    recorded = {name: file for name, file in weight_map.items() if name.startswith(tuple(prefixes.values()))}
-    reasons = [f"{name}: the model has it, the checkpoint does not" for name in wanted.keys() - recorded.keys()]
+    wanted = {f"{part}.{name}": tensor for part in parts for name, tensor in own_tensors(vlm.parts[part]).items()}
+    weight_map = read_json(path / INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+        raise CheckpointError(f"`{path / INDEX}` has no `weight_map` from tensors to files")
+    reasons = [f"{name}: of no part ({', '.join(PARTS)})" for name in weight_map if name.partition(".")[0] not in PARTS]
+    recorded = {name: file for name, file in weight_map.items() if name.partition(".")[0] in parts}
+    reasons += [f"{name}: the model has it, the checkpoint does not" for name in wanted.keys() - recorded.keys()]
     reasons += [f"{name}: the checkpoint has it, the model does not" for name in recorded.keys() - wanted.keys()]
-    reasons += [f"{name}: {file} is not in the manifest" for name, file in recorded.items() if file not in manifest["files"]]
+    # What is in the manifest has been verified: a plain file of this folder.
+    reasons += [f"{name}: {file!r} is not in the manifest" for name, file in recorded.items() if file not in manifest.files]
     loaded: dict[str, Tensor] = {}
     if not reasons:
         for file in sorted(set(recorded.values())):
-            loaded.update(_read_tensors(path / file, [name for name, where in recorded.items() if where == file]))
+            loaded |= _read_tensors(path / file, {name for name, where in weight_map.items() if where == file})
         for name, tensor in wanted.items():
-            if loaded[name].shape != tensor.shape:
-                reasons.append(f"{name}: shape {list(loaded[name].shape)} in the checkpoint, {list(tensor.shape)} in the model")
-            elif loaded[name].dtype != tensor.dtype:
-                reasons.append(f"{name}: {loaded[name].dtype} in the checkpoint, {tensor.dtype} in the model")
+            there = loaded[name]
+            if (there.shape, there.dtype) != (tensor.shape, tensor.dtype):
+                here = _described(tensor.shape, tensor.dtype)
+                reasons.append(f"{name}: {_described(there.shape, there.dtype)} in the checkpoint, {here} in the model")
     if reasons:
-        shown = sorted(reasons)[:10]
-        more = [f"and {len(reasons) - len(shown)} more"] if len(reasons) > len(shown) else []
-        raise CheckpointError(f"`{path}`: its tensors are not those of the model", shown + more)
+        raise CheckpointError(f"`{path}`: its tensors are not those of the model", _first(reasons))
     with torch.no_grad():
         for name, tensor in wanted.items():
             tensor.copy_(loaded[name])
 
 
-def _read_tensors(file: Path, names: list[str]) -> dict[str, Tensor]:
+def _read_tensors(file: Path, names: set[str]) -> dict[str, Tensor]:
+    """The tensors of a file, of which the index says that it holds these and no other; read from disk when they are used."""
     try:
         with safe_open(file, framework="pt") as source:
-            missing = set(names) - set(source.keys())
-            if missing:
-                raise CheckpointError(f"`{file}`: the index says it holds {sorted(missing)[0]}, but it does not")
+            held = set(source.keys())
+            reasons = [f"{name}: the index names it, the file does not hold it" for name in names - held]
+            reasons += [f"{name}: the file holds it, the index does not name it" for name in held - names]
+            if reasons:
+                raise CheckpointError(f"`{file}` and {INDEX} do not agree", _first(reasons))
             return {name: source.get_tensor(name) for name in names}
     except SafetensorError as error:
         raise CheckpointError(f"`{file}` is not a whole safetensors file ({error})") from error
 
 
-def _components(vlm: VLM) -> dict[str, Any]:
-    section = vlm.config.model
-    choices = {"vision": [section["vision"]], "connector": section["connector"], "language": [section["language"]]}
-    return {part: [choice["name"] for choice in chosen] for part, chosen in choices.items()}
+def _space(vlm: VLM, target: Path) -> str:
+    """How much a checkpoint needs, and how much there is."""
+    needed = sum(_bytes(tensor) for part in PARTS for tensor in own_tensors(vlm.parts[part]).values())
+    folder = next(parent for parent in target.parents if parent.is_dir())
+    return f"it needs {needed / 2**20:.0f} MiB, and {shutil.disk_usage(folder).free / 2**20:.0f} MiB are free there"
+
+
+def _first(reasons: list[str]) -> list[str]:
+    return sorted(reasons)[:10] + ([f"and {len(reasons) - 10} more"] if len(reasons) > 10 else [])
+
+
+def _described(shape: Sequence[int], dtype: torch.dtype) -> str:
+    return f"{list(shape)} {str(dtype).removeprefix('torch.')}"
 
 
 def _brief(section: Any) -> str:
@@ -246,34 +300,5 @@ def _brief(section: Any) -> str:
     return text if len(text) <= 200 else text[:200] + "..."
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as source:
-        return hashlib.file_digest(source, "sha256").hexdigest()
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"`{file}` cannot be read as JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"`{file}` holds a {type(content).__name__}, not an object")
-    return content
-
-
-def _write_json(file: Path, content: Mapping[str, Any]) -> None:
-    file.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _flush(path: Path) -> None:
-    with _descriptor(path) as descriptor:
-        os.fsync(descriptor)
-
-
-@contextmanager
-def _descriptor(path: Path) -> Iterator[int]:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()

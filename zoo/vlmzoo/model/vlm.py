@@ -19,6 +19,7 @@ from transformers import Cache, GenerationMixin, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from vlmzoo.loss import masked_nll
+from vlmzoo.manifest import ComponentRecord
 from vlmzoo.model.configuration import VLMConfig
 from vlmzoo_registry import Connector, DataError, FeatureShape, LanguageModel, PluginError, VisionEncoder, VisionFeatures
 
@@ -63,6 +64,9 @@ class VLM(PreTrainedModel, GenerationMixin):
         self.connector = nn.ModuleList(connector)
         self.language = language
         self.processor: Any = None
+        # Set by the assembler: what a checkpoint records of the parts, and what their tensors were when they were built.
+        self.components: dict[str, tuple[ComponentRecord, ...]] = {}
+        self.built: dict[str, dict[str, tuple[tuple[int, ...], torch.dtype]]] = {}
         shapes = [vision.output_shape]
         for part in self.sequence_connectors:
             shapes.append(part.output_shape(shapes[-1]))
