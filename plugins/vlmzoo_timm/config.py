@@ -14,6 +14,7 @@ _RESERVED = {
     "in_chans": "images have 3 channels here",
     "num_classes": "the classifier is left out anyway",
     "out_indices": "give `layers`",
+    "patch_drop_rate": "every image token has its place here, so that none can be dropped",
     "pretrained": "give `model` for pretrained weights",
     "pretrained_cfg": "give `mean`, `std`, `interpolation`, `resize` and `crop_fraction`",
     "pretrained_cfg_overlay": "give `mean`, `std`, `interpolation`, `resize` and `crop_fraction`",
