@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vlmzoo.assemble import build
     from vlmzoo.checkpoint import load, load_part
-    from vlmzoo.components import components
+    from vlmzoo.catalogue import components
     from vlmzoo.plan import plan
     from vlmzoo.training.train import train
 
 _LAZY = {
     "build": "vlmzoo.assemble",
-    "components": "vlmzoo.components",
+    "components": "vlmzoo.catalogue",
     "load": "vlmzoo.checkpoint",
     "load_part": "vlmzoo.checkpoint",
     "plan": "vlmzoo.plan",

@@ -23,8 +23,10 @@ def generate(
     import torch
 
     from vlmzoo.checkpoint import load
+    from vlmzoo.cli.quiet import quiet_frameworks
     from vlmzoo_registry.images import open_image
 
+    quiet_frameworks()
     model = load(checkpoint)
     images = [open_image(path, where="--image") for path in image or []]
     batch = model.processor(text=prompt, images=images)

@@ -19,9 +19,11 @@ def train(
 
     Shows what trains, then the progress; writes `log.jsonl` and a checkpoint into the folder of the stage.
     """
+    from vlmzoo.cli.quiet import quiet_frameworks
     from vlmzoo.training.train import train as run
 
+    quiet_frameworks()
     screen = console()
     result = run(recipe, output=output, overrides=overrides or (), console=screen)
     screen.print(f"Loss {result.losses[0]:.3f} -> {result.losses[-1]:.3f} in {len(result.losses)} steps.")
-    screen.print(f"Checkpoint: {result.checkpoint}")
+    screen.print(f"Checkpoint: {result.checkpoint}", soft_wrap=True)

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -64,8 +64,9 @@ class StepProgress:
 def parts_table(states: tuple[PartState, ...], names: dict[str, str]) -> Table:
     """What trains, before anything does."""
     table = Table(title="What trains", title_justify="left", box=None, pad_edge=False)
-    for column in ("part", "component", "mode", "parameters", "of them train", "lr", "warm-up"):
-        table.add_column(column, justify="right" if column in ("parameters", "of them train", "lr") else "left")
+    for column in ("part", "component", "mode", "parameters", "trained", "lr"):
+        justify: Literal["left", "right"] = "right" if column in ("parameters", "trained", "lr") else "left"
+        table.add_column(column, justify=justify, overflow="fold", no_wrap=column != "component")
     for state in states:
         trained = sum(parameter.numel() for parameter in state.trained.values())
         frozen = sum(parameter.numel() for parameter in state.frozen.values())
@@ -77,6 +78,5 @@ def parts_table(states: tuple[PartState, ...], names: dict[str, str]) -> Table:
             f"{trained + frozen:,}",
             f"{trained:,}",
             "-" if settings is None else f"{settings.lr:g}",
-            "-" if settings is None else ("stage's" if settings.warmup is None else f"{settings.warmup:g}"),
         )
     return table
