@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vlmzoo_connectors.activation import activation_module
 from vlmzoo_connectors.attention import attend_visible
 from vlmzoo_connectors.config import Activation
-from vlmzoo_registry import DecoderBlock
+from vlmzoo_registry import DecoderBlock, check_tokens
 
 
 class FlamingoBlock(DecoderBlock):
@@ -53,6 +53,7 @@ class FlamingoBlock(DecoderBlock):
 
     def keys_values(self, tokens: Float[Tensor, "B M D"]) -> tuple[Float[Tensor, "B H M w"], Float[Tensor, "B H M w"]]:
         """Keys and values of the image tokens, split into heads."""
+        check_tokens("connectors/cross-attention", "image tokens", tokens, self.key.in_features)
         keys, values = self.key(tokens), self.value(tokens)  # B M H*w
         return keys.unflatten(2, (self.heads, -1)).transpose(1, 2), values.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
@@ -64,6 +65,7 @@ class FlamingoBlock(DecoderBlock):
         visible: Bool[Tensor, "B S M"],
     ) -> Float[Tensor, "B S d"]:
         """The hidden states with what the visible image tokens add."""
+        check_tokens("connectors/cross-attention", "hidden states", hidden, self.query.in_features)
         queries = self.query(self.norm(hidden)).unflatten(2, (self.heads, -1)).transpose(1, 2)  # B H S w
         gathered, sees = attend_visible(queries, keys, values, visible)  # B S H*w, B S 1
         attended = hidden + self.attention_gate.tanh() * self.output(gathered)  # B S d

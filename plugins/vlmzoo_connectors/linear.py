@@ -4,7 +4,7 @@ from torch import nn
 
 from vlmzoo_connectors.config import LinearConfig
 from vlmzoo_connectors.widths import projected_width
-from vlmzoo_registry import Connector, ConnectorContext, Grid, VisionFeatures
+from vlmzoo_registry import Connector, ConnectorContext, Grid, VisionFeatures, check_tokens
 
 
 class Linear(Connector):
@@ -29,4 +29,5 @@ class Linear(Connector):
 
     def forward(self, features: VisionFeatures) -> VisionFeatures:
         """[B, N, D] -> [B, N, d]."""
+        check_tokens("connectors/linear", "tokens", features.tokens, self.projection.in_features)
         return VisionFeatures(self.projection(features.tokens), features.grid, features.prefix)

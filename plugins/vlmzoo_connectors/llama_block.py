@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vlmzoo_connectors.activation import activation_module
 from vlmzoo_connectors.attention import attend_visible
 from vlmzoo_connectors.config import Activation
-from vlmzoo_registry import DecoderBlock
+from vlmzoo_registry import DecoderBlock, check_tokens
 
 
 class LlamaBlock(DecoderBlock):
@@ -56,6 +56,7 @@ class LlamaBlock(DecoderBlock):
 
     def keys_values(self, tokens: Float[Tensor, "B M D"]) -> tuple[Float[Tensor, "B G M w"], Float[Tensor, "B G M w"]]:
         """Keys (normed) and values of the image tokens, split into heads."""
+        check_tokens("connectors/cross-attention", "image tokens", tokens, self.key.in_features)
         keys = self.key(tokens).unflatten(2, (-1, self.head_width)).transpose(1, 2)
         values = self.value(tokens).unflatten(2, (-1, self.head_width)).transpose(1, 2)
         return self.key_norm(keys), values
@@ -68,6 +69,7 @@ class LlamaBlock(DecoderBlock):
         visible: Bool[Tensor, "B S M"],
     ) -> Float[Tensor, "B S d"]:
         """The hidden states with what the visible image tokens add."""
+        check_tokens("connectors/cross-attention", "hidden states", hidden, self.query.in_features)
         queries = self.query(self.attention_norm(hidden)).unflatten(2, (-1, self.head_width)).transpose(1, 2)  # B H S w
         gathered, sees = attend_visible(self.query_norm(queries), keys, values, visible)  # B S H*w, B S 1
         attended = hidden + self.attention_gate.tanh() * self.output(gathered)  # B S d

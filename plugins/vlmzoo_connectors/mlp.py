@@ -7,7 +7,7 @@ from torch import nn
 from vlmzoo_connectors.activation import activation_module
 from vlmzoo_connectors.config import MlpConfig
 from vlmzoo_connectors.widths import projected_width
-from vlmzoo_registry import Connector, ConnectorContext, Grid, VisionFeatures
+from vlmzoo_registry import Connector, ConnectorContext, Grid, VisionFeatures, check_tokens
 
 
 class Mlp(Connector):
@@ -18,6 +18,7 @@ class Mlp(Connector):
 
     def __init__(self, config: MlpConfig, context: ConnectorContext) -> None:
         super().__init__()
+        self._input_width = context.input.width
         self._output_width = projected_width("connectors/mlp", context)
         hidden = [config.hidden_width or self._output_width] * (config.depth - 1)
         widths = [context.input.width, *hidden, self._output_width]
@@ -51,4 +52,5 @@ class Mlp(Connector):
 
     def forward(self, features: VisionFeatures) -> VisionFeatures:
         """[B, N, D] -> [B, N, d]."""
+        check_tokens("connectors/mlp", "tokens", features.tokens, self._input_width)
         return VisionFeatures(self.layers(features.tokens), features.grid, features.prefix)

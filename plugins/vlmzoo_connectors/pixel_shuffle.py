@@ -4,7 +4,7 @@ InternVL-1.5 (arXiv:2404.16821, section 3.1), Idefics3 (arXiv:2408.12637, sectio
 """
 
 from vlmzoo_connectors.config import PixelShuffleConfig
-from vlmzoo_registry import AssemblyError, Connector, ConnectorContext, Grid, VisionFeatures
+from vlmzoo_registry import AssemblyError, Connector, ConnectorContext, Grid, VisionFeatures, check_tokens
 
 
 class PixelShuffle(Connector):
@@ -14,6 +14,7 @@ class PixelShuffle(Connector):
         super().__init__()
         self.factor = config.factor
         self.order = config.order
+        self._input_width = context.input.width
         self._output_width = context.input.width * config.factor**2
 
         reasons = self._misfits(context.input.grid, context.input.prefix)
@@ -61,6 +62,7 @@ class PixelShuffle(Connector):
 
     def forward(self, features: VisionFeatures) -> VisionFeatures:
         """[B, h*w, c] -> [B, (h/f)*(w/f), f*f*c]; raises `AssemblyError` for a grid or prefix it cannot take."""
+        check_tokens("connectors/pixel-shuffle", "tokens", features.tokens, self._input_width)
         grid = self.output_grid(features.grid)
         self.token_count(features.grid, features.tokens.shape[1])
         assert grid is not None

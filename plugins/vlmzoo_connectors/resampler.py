@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from vlmzoo_connectors.activation import activation_module
 from vlmzoo_connectors.config import ResamplerConfig
-from vlmzoo_registry import Connector, ConnectorContext, Grid, VisionFeatures
+from vlmzoo_registry import Connector, ConnectorContext, Grid, VisionFeatures, check_tokens
 
 
 class _Layer(nn.Module):
@@ -76,6 +76,7 @@ class Resampler(Connector):
 
     def forward(self, features: VisionFeatures) -> VisionFeatures:
         """[B, N, D] -> [B, queries, d]."""
+        check_tokens("connectors/resampler", "tokens", features.tokens, self.latents.shape[1])
         latents = self.latents.expand(features.tokens.shape[0], -1, -1)  # B Q D
         for layer in self.layers:
             latents = layer(latents, features.tokens)

@@ -11,7 +11,7 @@ from vlmzoo_openclip.architecture import Architecture, architecture
 from vlmzoo_openclip.config import OpenClipConfig
 from vlmzoo_openclip.tower import Taps, Tower, build, depth, load
 from vlmzoo_openclip.transform import image_transform
-from vlmzoo_registry import AssemblyError, ConfigError, FeatureShape, Grid, ImageTransform, VisionEncoder, VisionFeatures
+from vlmzoo_registry import ConfigError, FeatureShape, Grid, ImageTransform, VisionEncoder, VisionFeatures, check_pixels
 
 
 class OpenClipEncoder(VisionEncoder):
@@ -81,11 +81,7 @@ class OpenClipEncoder(VisionEncoder):
 
     def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> VisionFeatures:
         """The outputs of the tapped layers, row-major; raises `AssemblyError` for another size than the transform gives."""
-        size = (self._transform.height, self._transform.width)
-        if tuple(pixels.shape[2:]) != size:
-            raise AssemblyError(
-                f"`pixels` are {tuple(pixels.shape[2:])}, and this encoder was set up for {size}: set `image_size`"
-            )
+        check_pixels("open_clip/encoder", pixels, self._transform.height, self._transform.width)
         tokens, _, _ = self._taps.run(self.tower, pixels)
         return VisionFeatures(tokens[:, self._dropped :], self._shape.grid, self._shape.prefix)
 

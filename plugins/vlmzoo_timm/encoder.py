@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vlmzoo_registry import AssemblyError, ConfigError, FeatureShape, Grid, ImageTransform, VisionEncoder, VisionFeatures
+from vlmzoo_registry import ConfigError, FeatureShape, Grid, ImageTransform, VisionEncoder, VisionFeatures, check_pixels
 from vlmzoo_timm.architecture import Architecture, architecture
 from vlmzoo_timm.config import TimmConfig
 from vlmzoo_timm.taps import Taps, is_transformer
@@ -85,11 +85,7 @@ class TimmEncoder(VisionEncoder):
 
     def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> VisionFeatures:
         """The outputs of the tapped layers, row-major; raises `AssemblyError` for another size than the transform gives."""
-        size = (self._transform.height, self._transform.width)
-        if tuple(pixels.shape[2:]) != size:
-            raise AssemblyError(
-                f"`pixels` are {tuple(pixels.shape[2:])}, and this encoder was set up for {size}: set `image_size`"
-            )
+        check_pixels("timm/encoder", pixels, self._transform.height, self._transform.width)
         tokens, _, _ = self._taps.run(self.model, pixels)
         return VisionFeatures(tokens[:, self._dropped :], self._shape.grid, self._shape.prefix)
 

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from vlmzoo_registry import Connector, ConnectorContext, Grid, NoOptions, VisionFeatures
+from vlmzoo_registry import Connector, ConnectorContext, Grid, NoOptions, VisionFeatures, check_tokens
 
 
 class ToyConnector(Connector):
@@ -27,4 +27,5 @@ class ToyConnector(Connector):
 
     def forward(self, features: VisionFeatures) -> VisionFeatures:
         """[B, N, D] -> [B, N, d]."""
+        check_tokens("toy/connector", "tokens", features.tokens, self.projection.in_features)
         return VisionFeatures(self.projection(features.tokens), features.grid, features.prefix)

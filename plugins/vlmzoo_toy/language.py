@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Cache, PreTrainedConfig, PreTrainedTokenizerBase
 
-from vlmzoo_registry import DataError, LanguageModel
+from vlmzoo_registry import DataError, LanguageModel, check_tokens
 from vlmzoo_registry.byte_tokenizer import BYTE_TOKENS, byte_tokenizer
 from vlmzoo_toy.config import ToyLanguageConfig
 
@@ -137,6 +137,7 @@ class ToyLanguage(LanguageModel):
         Positions default to the number of real tokens before, so that padding on the left shifts nothing. Raises `DataError`
         for a text longer than the learned positions, and `ValueError` for a mask that does not cover cache and text.
         """
+        check_tokens("toy/language", "embeddings", embeddings, self.width)
         batch, length, _ = embeddings.shape
         past = 0 if cache is None else int(cache.get_seq_length())
         total = past + length

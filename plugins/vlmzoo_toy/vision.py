@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vlmzoo_registry import FeatureShape, ImageTransform, VisionEncoder, VisionFeatures
+from vlmzoo_registry import FeatureShape, ImageTransform, VisionEncoder, VisionFeatures, check_pixels
 from vlmzoo_toy.config import ToyVisionConfig
 
 
@@ -65,6 +65,7 @@ class ToyVision(VisionEncoder):
 
     def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> VisionFeatures:
         """Encode a batch of transformed images."""
+        check_pixels("toy/vision", pixels, self.config.image_size, self.config.image_size)
         tokens = self.patches(pixels).flatten(2).transpose(1, 2)  # B N D
         if self.class_token is not None:
             tokens = torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], dim=1)  # B 1+N D

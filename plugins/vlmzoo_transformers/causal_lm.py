@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from vlmzoo_registry import AssemblyError, ConfigError, LanguageModel
+from vlmzoo_registry import AssemblyError, ConfigError, LanguageModel, check_tokens
 from vlmzoo_registry.byte_tokenizer import BYTE_TOKENS, byte_tokenizer
 from vlmzoo_transformers.config import CausalLMConfig
 from vlmzoo_transformers.logit_head import LogitHead, LogitTransform, find_logit_transform
@@ -138,6 +138,7 @@ class TransformersCausalLM(LanguageModel):
         cache: Cache | None = None,
     ) -> Float[Tensor, "B S d"]:
         """Hidden states before the head. Families without position ids (ALiBi) take the positions from the mask."""
+        check_tokens("transformers/causal-lm", "embeddings", embeddings, self.width)
         options: dict[str, Any] = {}
         if position_ids is not None and self._takes_positions:
             options["position_ids"] = position_ids
@@ -148,6 +149,10 @@ class TransformersCausalLM(LanguageModel):
             use_cache=cache is not None,
             **options,
         ).last_hidden_state
+
+    def reference_logits(self, ids: Int[Tensor, "B S"]) -> Float[Tensor, "B S V"]:
+        """What transformers' own forward gives for ids."""
+        return self.model(input_ids=ids, use_cache=False).logits
 
     @cached_property
     def _takes_positions(self) -> bool:

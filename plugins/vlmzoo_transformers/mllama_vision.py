@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import MllamaVisionModel
 
-from vlmzoo_registry import AssemblyError, ConfigError, FeatureShape, ImageTransform, VisionEncoder, VisionFeatures
+from vlmzoo_registry import ConfigError, FeatureShape, ImageTransform, VisionEncoder, VisionFeatures, check_pixels
 from vlmzoo_transformers.config import MllamaVisionConfig
 from vlmzoo_transformers.pretrained import architecture, torch_dtype, tower_config, written_out
 
@@ -68,8 +68,7 @@ class MllamaVisionEncoder(VisionEncoder):
 
     def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> VisionFeatures:
         """Encode a batch of images of one tile each."""
-        if tuple(pixels.shape[-2:]) != (self._size, self._size):
-            raise AssemblyError(f"`pixels` are {tuple(pixels.shape[-2:])}, but this tower was set up for {(self._size,) * 2}")
+        check_pixels("transformers/mllama-vision", pixels, self._size, self._size)
         images = len(pixels)
         tiles = pixels.new_zeros(images, 1, self._tiles, *pixels.shape[1:])
         tiles[:, 0, 0] = pixels

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoModel, PreTrainedConfig, PreTrainedModel
 
-from vlmzoo_registry import AssemblyError, ConfigError, FeatureShape, ImageTransform, VisionEncoder, VisionFeatures
+from vlmzoo_registry import ConfigError, FeatureShape, ImageTransform, VisionEncoder, VisionFeatures, check_pixels
 from vlmzoo_transformers.config import VisionConfig
 from vlmzoo_transformers.pretrained import architecture, torch_dtype, tower_config, written_out
 from vlmzoo_transformers.tower import examine
@@ -94,9 +94,7 @@ class TransformersVisionEncoder(VisionEncoder):
 
     def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> VisionFeatures:
         """The outputs of the tapped blocks, concatenated on the channel in the order of `layers`."""
-        size = (self._transform.height, self._transform.width)
-        if tuple(pixels.shape[-2:]) != size:
-            raise AssemblyError(f"`pixels` are {tuple(pixels.shape[-2:])}, but this tower was set up for {size}")
+        check_pixels("transformers/vision", pixels, self._transform.height, self._transform.width)
         outputs = self._tower.run(self.model, pixels.to(self.model.dtype), self._taps)
         if self._final_norm:
             assert self._tower.norm is not None

@@ -26,6 +26,7 @@ from vlmzoo_registry.suggest import did_you_mean, nearest
 
 if TYPE_CHECKING:
     from vlmzoo_registry.connector import Connector, ConnectorContext, DecoderBlock, LayersConnector
+    from vlmzoo_registry.inputs import check_pixels, check_tokens
     from vlmzoo_registry.language import LanguageModel
     from vlmzoo_registry.tasks import IMAGE, Dataset, Objective, Rendered, Sample, Span, Template, Turn
     from vlmzoo_registry.vision import ImageTransform, VisionEncoder, VisionFeatures
@@ -36,6 +37,8 @@ _LAZY = {
     "DecoderBlock": "connector",
     "LayersConnector": "connector",
     "LanguageModel": "language",
+    "check_pixels": "inputs",
+    "check_tokens": "inputs",
     "IMAGE": "tasks",
     "Dataset": "tasks",
     "Objective": "tasks",
@@ -82,6 +85,8 @@ __all__ = [
     "VisionEncoder",
     "VisionFeatures",
     "VlmzooError",
+    "check_pixels",
+    "check_tokens",
     "default_catalogue",
     "did_you_mean",
     "hookimpl",

@@ -73,3 +73,10 @@ class LanguageModel(nn.Module, ABC):
 
         T is S plus what the cache holds; the cache, where given, is updated in place.
         """
+
+    def reference_logits(self, ids: Int[Tensor, "B S"]) -> Float[Tensor, "B S V"] | None:
+        """The logits that the model gives for ids by a way of its own; None where it has none but `decode` and `head`.
+
+        For the conformance kit: an adapter of another library's model proves by it that embeddings mean what ids mean.
+        """
+        return None

@@ -133,7 +133,7 @@ def copy(ours: nn.Module, theirs: nn.Module) -> None:
 
 def test_pixel_shuffle_puts_every_place_where_it_says():
     where = context(width=2, grid=(4, 6))
-    place = torch.arange(24).view(4, 6)
+    place = torch.arange(24.0).view(4, 6)
     tokens = torch.stack([100 * place, 100 * place + 1], dim=-1).view(1, 24, 2)  # channel c of place p is 100 p + c
     given = VisionFeatures(tokens, (4, 6))
 

@@ -1,0 +1,73 @@
+"""How a tiny language model is made and fed: random ids through its own embedding, decoder and head."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from vlmzoo_registry.config import ComponentConfig
+from vlmzoo_registry.errors import AssemblyError
+from vlmzoo_registry.language import LanguageModel
+from vlmzoo_registry.testing.harness import Harness
+from vlmzoo_registry.testing.tiny import make
+
+TEXT = 9
+
+
+class LanguageHarness(Harness[LanguageModel]):
+    """Language models."""
+
+    def make(self, config: ComponentConfig) -> LanguageModel:
+        """Call the factory."""
+        return make(self.component, LanguageModel, config)  # type: ignore[type-abstract]
+
+    def declared(self, part: LanguageModel) -> dict[str, object]:
+        """Width, depth and tokenizer."""
+        return {
+            "width": part.width,
+            "text_config.num_hidden_layers": part.text_config.num_hidden_layers,
+            "text_config.vocab_size": part.text_config.vocab_size,
+            "len(tokenizer)": len(part.tokenizer),
+            "len(decoder_layers)": depth_of(part),
+        }
+
+    def ids(self, part: LanguageModel, rows: int, length: int = TEXT) -> Tensor:
+        """Random ids of ordinary tokens, [B, S]."""
+        special = set(part.tokenizer.all_special_ids)
+        ordinary = [token for token in range(min(len(part.tokenizer), rows_of_head(part))) if token not in special]
+        return torch.tensor(ordinary)[torch.randint(len(ordinary), (rows, length))]
+
+    def inputs(self, part: LanguageModel, rows: int) -> tuple[Tensor, ...]:
+        """Ids [B, S]."""
+        return (self.ids(part, rows),)
+
+    def outputs(self, part: LanguageModel, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Logits [B, S, V]."""
+        return (self.logits(part, inputs[0]),)
+
+    def logits(self, part: LanguageModel, ids: Tensor) -> Tensor:
+        """The logits of ids as the zoo computes them, [B, S, V]."""
+        logits: Tensor = part.head(part.decode(part.embedding(ids)))
+        return logits
+
+    def wrong_calls(self, part: LanguageModel) -> dict[str, Callable[[], object]]:
+        """Embeddings that are too wide, and embeddings without a batch."""
+        width = part.width
+        return {
+            f"embeddings of width {width + 1} instead of {width}": lambda: part.decode(torch.zeros(2, TEXT, width + 1)),
+            f"embeddings of rank 2 ({TEXT}, {width})": lambda: part.decode(torch.zeros(TEXT, width)),
+        }
+
+
+def rows_of_head(part: LanguageModel) -> int:
+    """V: how many logits the head gives."""
+    count: int = part.head(part.decode(part.embedding(torch.zeros(1, 1, dtype=torch.long)))).shape[2]
+    return count
+
+
+def depth_of(part: LanguageModel) -> int | None:
+    """How many decoder layers can be found; None where the model has no such list."""
+    try:
+        return len(part.decoder_layers)
+    except AssemblyError:
+        return None
