@@ -68,7 +68,8 @@ def test_the_broken_one_can_be_blocked(installed_distributions):
 
 
 @pytest.mark.slow
-def test_the_project_passes_its_own_tests_where_it_is_installed(installed_distributions):
-    done = installed_distributions.run("-m", "pytest", "-q", "-p", "no:cacheprovider", str(RAINBOW))
+def test_the_project_passes_its_own_tests_and_the_conformance_kit_where_it_is_installed(installed_distributions):
+    done = installed_distributions.run("-m", "pytest", "-v", "-p", "no:cacheprovider", str(RAINBOW))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "6 passed" in done.stdout
+    assert done.stdout.count("test_rainbow.py::") == 6
+    assert done.stdout.count("test_conformance.py::test_conformance[rainbow/rainbow-") >= 8

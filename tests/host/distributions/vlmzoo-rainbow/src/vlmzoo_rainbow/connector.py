@@ -4,7 +4,7 @@ from torch import nn
 from torch.nn import functional
 
 from vlmzoo_rainbow.config import RainbowConfig
-from vlmzoo_registry import AssemblyError, Connector, ConnectorContext, Grid, VisionFeatures
+from vlmzoo_registry import AssemblyError, Connector, ConnectorContext, Grid, VisionFeatures, check_tokens
 
 
 class Rainbow(Connector):
@@ -41,5 +41,6 @@ class Rainbow(Connector):
 
     def forward(self, features: VisionFeatures) -> VisionFeatures:
         """[B, N, D] -> [B, N, d]."""
+        check_tokens("rainbow/rainbow", "tokens", features.tokens, self.gate.in_features)
         hidden = functional.silu(self.gate(features.tokens)) * self.up(features.tokens)  # [B, N, hidden]
         return VisionFeatures(self.down(hidden), features.grid, features.prefix)
