@@ -1,12 +1,14 @@
 """The preprocessing of an open_clip model: what open_clip records about its weights, unless the config says otherwise."""
 
+from typing import Literal
+
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
 from vlmzoo_openclip.architecture import Architecture
 from vlmzoo_openclip.config import OpenClipConfig
 from vlmzoo_registry import ConfigError, ImageTransform
 
-_RESIZE = {"shortest": "crop", "squash": "squash"}
+_RESIZE: dict[str, Literal["crop", "squash", "pad"]] = {"shortest": "crop", "squash": "squash"}
 
 
 def image_transform(config: OpenClipConfig, architecture: Architecture) -> ImageTransform:

@@ -1,12 +1,14 @@
 """The preprocessing of a timm model: what timm records about its weights, unless the config says otherwise."""
 
+from typing import Literal
+
 from timm.data import resolve_data_config
 
 from vlmzoo_registry import ConfigError, ImageTransform
 from vlmzoo_timm.architecture import Architecture
 from vlmzoo_timm.config import TimmConfig
 
-_RESIZE = {"center": "crop", "squash": "squash", "border": "pad"}
+_RESIZE: dict[str, Literal["crop", "squash", "pad"]] = {"center": "crop", "squash": "squash", "border": "pad"}
 
 
 def image_transform(config: TimmConfig, architecture: Architecture) -> ImageTransform:
