@@ -13,8 +13,9 @@ MAIN = "from vlmzoo.cli import main; main()"
 class CommandLine:
     """`vlmzoo` where the folder `site` holds installed distributions."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, cache: Path) -> None:
         self.folder = folder
+        self.cache = cache
         self.site = folder / "site"
         self.site.mkdir()
 
@@ -30,15 +31,15 @@ class CommandLine:
 
     def environment(self, **variables: str) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("VLMZOO_")}
-        return (
-            kept
-            | {
-                "PYTHONPATH": os.pathsep.join([str(self.site), kept.get("PYTHONPATH", "")]),
-                "VLMZOO_CACHE": str(self.folder / "cache"),
-                "COLUMNS": "80",
-            }
-            | variables
-        )
+        # Without plugins of its own a test's search path is that of all others, and they share one scan.
+        path = [str(self.site)] if any(self.site.iterdir()) else []
+        own = {
+            "PYTHONPATH": os.pathsep.join(filter(None, [*path, kept.get("PYTHONPATH", "")])),
+            "PYTHONSAFEPATH": "1",
+            "VLMZOO_CACHE": str(self.cache),
+            "COLUMNS": "80",
+        }
+        return kept | own | variables
 
     def __call__(self, *arguments: str, code: str = MAIN, **variables: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -50,9 +51,14 @@ class CommandLine:
         )
 
 
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
-def vlmzoo(tmp_path: Path) -> CommandLine:
-    return CommandLine(tmp_path)
+def vlmzoo(tmp_path: Path, shared_cache: Path) -> CommandLine:
+    return CommandLine(tmp_path, shared_cache)
 
 
 @pytest.fixture
