@@ -121,7 +121,8 @@ class TransformersCausalLM(LanguageModel):
         if rows <= old:
             return
         # transformers draws the new rows at random by default; the mean is as good a start and the same at every build.
-        self.model.resize_token_embeddings(rows, mean_resizing=False)
+        with torch.random.fork_rng(devices=[]):
+            self.model.resize_token_embeddings(rows, mean_resizing=False)
         if on_meta(self.model):
             return
         with torch.no_grad():

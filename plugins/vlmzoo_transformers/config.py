@@ -41,6 +41,12 @@ class VisionConfig(PretrainedConfig):
     image_size: int | None = Field(default=None, gt=0, description="Pixels per side, where the tower takes more than one size.")
     mean: tuple[float, float, float] | None = Field(default=None, description="Pixel mean on [0, 1]; default: the model's own.")
     std: tuple[float, float, float] | None = Field(default=None, description="Pixel deviation; default: the model's own.")
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = Field(
+        default=None, description="Pillow filter; default: the model's own."
+    )
+    resize: Literal["squash", "crop", "pad"] | None = Field(
+        default=None, description="How an image comes to its size; default: the model's own."
+    )
 
 
 class MllamaVisionConfig(PretrainedConfig):

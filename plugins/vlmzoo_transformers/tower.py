@@ -50,13 +50,14 @@ class Tower:
     def unused(self, taps: Sequence[str], final_norm: bool) -> frozenset[str]:
         """The parameters that no tapped output depends on, found by a backward pass without values."""
         pixels = torch.zeros(1, 3, self.size, self.size, device="meta")
-        outputs = self.run(self.twin, pixels, taps)
-        if final_norm:
-            assert self.norm is not None
-            outputs = [self.twin.get_submodule(self.norm)(output) for output in outputs]
         parameters = {name: parameter for name, parameter in self.twin.named_parameters() if parameter.requires_grad}
-        total = torch.stack([output.sum() for output in outputs]).sum()
-        gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+        with torch.enable_grad():
+            outputs = self.run(self.twin, pixels, taps)
+            if final_norm:
+                assert self.norm is not None
+                outputs = [self.twin.get_submodule(self.norm)(output) for output in outputs]
+            total = torch.stack([output.sum() for output in outputs]).sum()
+            gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
         return frozenset(name for name, gradient in zip(parameters, gradients, strict=True) if gradient is None)
 
 

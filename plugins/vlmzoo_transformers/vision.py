@@ -74,6 +74,8 @@ class TransformersVisionEncoder(VisionEncoder):
                 "image_size": size,
                 "mean": transform.mean,
                 "std": transform.std,
+                "interpolation": transform.interpolation,
+                "resize": transform.resize,
             }
         )
 
@@ -116,26 +118,23 @@ def _square(config: PreTrainedConfig) -> int:
 
 
 def _transform(config: VisionConfig, size: int) -> ImageTransform:
-    mean, std, interpolation, crop = _IMAGENET_MEAN, _IMAGENET_STD, "bicubic", False
+    """What the config says, else the model's own preprocessor file, else ImageNet's statistics for a random tower."""
+    own: dict[str, Any] = {}
     if config.model is not None:
         try:
-            processor = AutoImageProcessor.from_pretrained(config.model, trust_remote_code=False).to_dict()
+            own = AutoImageProcessor.from_pretrained(config.model, trust_remote_code=False).to_dict()
         except (OSError, ValueError) as error:
             if config.mean is None or config.std is None:
                 raise ConfigError(
                     f"`model` (={config.model!r}) comes with no image preprocessor file, so its pixel statistics are not "
                     "known: set `mean` and `std` as the model was trained (each three numbers on [0, 1])"
                 ) from error
-            processor = {}
-        mean = tuple(processor.get("image_mean", mean))
-        std = tuple(processor.get("image_std", std))
-        interpolation = _FILTERS.get(int(processor.get("resample", 3)), "bicubic")
-        crop = bool(processor.get("do_center_crop", False))
     return ImageTransform(
         height=size,
         width=size,
-        mean=config.mean or mean,
-        std=config.std or std,
-        interpolation=interpolation,
-        resize="crop" if crop else "squash",
+        mean=config.mean or tuple(own.get("image_mean", _IMAGENET_MEAN)),
+        std=config.std or tuple(own.get("image_std", _IMAGENET_STD)),
+        interpolation=config.interpolation or _FILTERS[int(own.get("resample", 3))],
+        resize=config.resize or ("crop" if own.get("do_center_crop") else "squash"),
+        margin="down",
     )

@@ -35,7 +35,8 @@ class ImageTransform:
 
     `resize`: "squash" ignores the aspect ratio; "crop" scales the shorter side to the target divided by `crop_fraction`
     and cuts the centre; "pad" scales the longer side and fills with the mean colour. `mean` and `std` are per channel, on
-    the scale [0, 1]. `interpolation` is a Pillow filter.
+    the scale [0, 1]. `interpolation` is a Pillow filter. `margin` says where half a pixel goes when the centre is cut: to
+    the even side, as torchvision (so timm and open_clip) has it, or away, as transformers has it.
     """
 
     height: int
@@ -45,6 +46,7 @@ class ImageTransform:
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
     resize: Literal["squash", "crop", "pad"] = "squash"
     crop_fraction: float = 1.0
+    margin: Literal["even", "down"] = "even"
 
     def __call__(self, image: Image.Image) -> Float[Tensor, "3 H W"]:
         """Transform one RGB image; deterministic."""
@@ -54,13 +56,14 @@ class ImageTransform:
         if self.resize == "squash":
             image = image.resize((self.width, self.height), resample)
         elif self.resize == "crop":
-            # Rounded as torchvision does it, which timm, open_clip and transformers call: sizes down, the margin half to even.
+            # Sizes are rounded down, as torchvision does it, which timm, open_clip and transformers call.
             wide, high = floor(self.width / self.crop_fraction), floor(self.height / self.crop_fraction)
             if wide * image.height >= high * image.width:
                 size = (wide, image.height * wide // image.width)
             else:
                 size = (image.width * high // image.height, high)
-            left, top = round((size[0] - self.width) / 2), round((size[1] - self.height) / 2)
+            halve = round if self.margin == "even" else floor
+            left, top = halve((size[0] - self.width) / 2), halve((size[1] - self.height) / 2)
             image = image.resize(size, resample).crop((left, top, left + self.width, top + self.height))
         else:
             scale = min(self.width / image.width, self.height / image.height)
