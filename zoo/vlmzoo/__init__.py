@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vlmzoo.assemble import build
-    from vlmzoo.checkpoint import load, load_part
     from vlmzoo.catalogue import components
+    from vlmzoo.checkpoint import load, load_part
     from vlmzoo.plan import plan
     from vlmzoo.training.train import train
 

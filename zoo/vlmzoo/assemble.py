@@ -130,7 +130,7 @@ def assemble(config: ModelConfig) -> Parts:
 
 def finish(config: ModelConfig, parts: Parts, image_token_id: int) -> VLM:
     """Put parts that fit into the model of their architecture; its config says how to build them again offline."""
-    architecture: type[VLM] = {"unified": UnifiedVLM, "cross_attention": CrossAttentionVLM}[config.architecture]
+    architecture = UnifiedVLM if config.architecture == "unified" else CrossAttentionVLM
     vlm_config = VLMConfig(model=written_out(config), image_token_id=image_token_id)
     vlm = architecture(vlm_config, parts.vision, parts.connector, parts.language)
     vlm.components = component_records(config)
@@ -164,7 +164,8 @@ def resolved(config: ModelConfig) -> ModelConfig:
     for name in ("vision", "language"):
         choice: Choice = getattr(config, name)
         try:
-            parts[name] = Choice(choice.component, choice.component.load_factory().resolve(choice.config))
+            factory: Any = choice.component.load_factory()  # a class of the kind's contract, which says `resolve`
+            parts[name] = Choice(choice.component, factory.resolve(choice.config))
         except VlmzooError as error:
             reasons += _each(error, name, choice)
     if reasons:

@@ -15,4 +15,4 @@ def find_image_token(tokenizer: PreTrainedTokenizerBase) -> tuple[str, int]:
         if token in special:
             return token, special[token]
     tokenizer.add_tokens([AddedToken(IMAGE, special=True, normalized=False)], special_tokens=True)
-    return IMAGE, tokenizer.convert_tokens_to_ids(IMAGE)
+    return IMAGE, tokenizer.added_tokens_encoder[IMAGE]

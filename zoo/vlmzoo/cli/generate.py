@@ -20,16 +20,13 @@ def generate(
 
     Prints the text that the model continues with, greedily.
     """
-    import torch
-
     from vlmzoo.checkpoint import load
     from vlmzoo.cli.quiet import quiet_frameworks
+    from vlmzoo.say import say
     from vlmzoo_registry.images import open_image
 
     quiet_frameworks()
     model = load(checkpoint)
     images = [open_image(path, where="--image") for path in image or []]
     batch = model.processor(text=prompt, images=images)
-    with torch.inference_mode():
-        ids = model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=False)
-    typer.echo(model.processor.decode(ids, prompt_length=batch["input_ids"].shape[1])[0])
+    typer.echo(say(model, batch, max_new_tokens)[0])

@@ -6,7 +6,7 @@ connector and run from hooks on the decoder layers, so the language model's own 
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -37,8 +37,8 @@ class CrossAttentionVLM(VLM):
         super().__init__(config, vision, connector, language)
         self._sight: Sight | None = None
         layers = language.decoder_layers
-        self._no_split_modules = sorted({type(module).__name__ for module in (*layers, *self.layers.blocks)})
-        for index, (block, at) in enumerate(zip(self.layers.blocks, self.layers.placement, strict=True)):
+        self._no_split_modules = sorted({type(module).__name__ for module in (*layers, *self.blocks)})
+        for index, (block, at) in enumerate(zip(self.blocks, self.layers.placement, strict=True)):
             if self.layers.place == "before":
                 layers[at].register_forward_pre_hook(_Before(self, index, block), with_kwargs=True)
             else:
@@ -47,7 +47,12 @@ class CrossAttentionVLM(VLM):
     @property
     def layers(self) -> LayersConnector:
         """The connector whose blocks sit in the decoder: the last of the chain."""
-        return self.connector[-1]
+        return cast(LayersConnector, self.connector[-1])
+
+    @property
+    def blocks(self) -> list[DecoderBlock]:
+        """The blocks between the decoder's layers, in order."""
+        return [cast(DecoderBlock, block) for block in self.layers.blocks]
 
     def forward(  # noqa: D102 - the base class has it
         self,
@@ -95,7 +100,7 @@ class CrossAttentionVLM(VLM):
         tokens = features.tokens.new_zeros(rows, images, count, width)
         tokens[image_mask] = features.tokens  # [B, I, M, D]; what is no image stays 0 and is never visible
         tokens = tokens.flatten(1, 2)  # [B, I*M, D]
-        pairs = tuple(block.keys_values(tokens) for block in self.layers.blocks)
+        pairs = tuple(block.keys_values(tokens) for block in self.blocks)
         return VisionMemory(pairs, torch.zeros(rows, dtype=torch.long, device=image_mask.device), image_mask)
 
     def look(self, memory: VisionMemory, markers: Bool[Tensor, "B S"]) -> Sight:

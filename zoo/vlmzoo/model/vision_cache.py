@@ -16,6 +16,8 @@ from transformers.cache_utils import CacheLayerMixin
 class VisionCacheLayer(CacheLayerMixin):
     """Two tensors with the batch first that no text step changes."""
 
+    keys: Tensor
+    values: Tensor
     is_sliding = False
     is_croppable = True
     is_compileable = False

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -44,7 +44,7 @@ class VLM(PreTrainedModel, GenerationMixin):
     config_class = VLMConfig
     base_model_prefix = ""
     main_input_name = "input_ids"
-    input_modalities = ("image", "text")
+    input_modalities = ["image", "text"]  # noqa: RUF012 - transformers' own kind of class attribute
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -185,7 +185,9 @@ class VLM(PreTrainedModel, GenerationMixin):
         self, input_ids: Int[Tensor, "B S"], *args: Any, is_first_iteration: bool | None = False, **kwargs: Any
     ) -> dict[str, Any]:
         """What one step of generation passes to `forward`: images only in the step that reads the prompt."""
-        inputs = super().prepare_inputs_for_generation(input_ids, *args, is_first_iteration=is_first_iteration, **kwargs)
+        inputs: dict[str, Any] = cast(Any, super()).prepare_inputs_for_generation(
+            input_ids, *args, is_first_iteration=is_first_iteration, **kwargs
+        )
         if inputs.get("pixel_values") is None:
             inputs.pop("image_mask", None)
         return inputs

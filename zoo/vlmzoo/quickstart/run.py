@@ -21,6 +21,7 @@ from vlmzoo.data.collate import Collator
 from vlmzoo.model.vlm import VLM
 from vlmzoo.quickstart.assets import QuickstartAssets, prepare
 from vlmzoo.quickstart.words import Names
+from vlmzoo.say import say
 from vlmzoo.training.train import train
 from vlmzoo_registry import Sample
 
@@ -122,10 +123,7 @@ def ask(model: VLM, recipe: Recipe, samples: Sequence[Sample], batch_size: int =
         indices = range(start, min(start + batch_size, len(samples)))
         for kind in said:
             shown = [samples[i] if kind == "true" else _with_images(samples[i], other[i]) for i in indices]
-            batch = collate.prompts(shown)
-            with torch.inference_mode():
-                ids = model.generate(**batch, max_new_tokens=GENERATED, do_sample=False)
-            said[kind] += model.processor.decode(ids, prompt_length=batch["input_ids"].shape[1])
+            said[kind] += say(model, collate.prompts(shown), GENERATED)
     return tuple(
         Answer(truth=sample.turns[-1].text, says=says, shuffled=shuffled)
         for sample, says, shuffled in zip(samples, said["true"], said["shuffled"], strict=True)
