@@ -3,7 +3,12 @@
 Imports nothing but `vlmzoo_registry`, so that discovery stays light.
 """
 
+from pathlib import Path
+
 from vlmzoo_registry import ComponentSpec, hookimpl
+
+TINY = Path(__file__).parent / "tiny"
+"""Rows and pictures of a few bytes, which the conformance kit reads."""
 
 
 @hookimpl
@@ -35,6 +40,7 @@ def vlmzoo_components() -> list[ComponentSpec]:
             config="vlmzoo_tasks.config:CaptionsConfig",
             summary="A folder of images with a caption each, in JSON lines",
             license="Apache-2.0",
+            tiny={"path": str(TINY / "captions.jsonl"), "images": str(TINY)},
         ),
         ComponentSpec(
             kind="dataset",
@@ -44,6 +50,7 @@ def vlmzoo_components() -> list[ComponentSpec]:
             summary="Conversations about images in LLaVA's JSON",
             paper="https://arxiv.org/abs/2304.08485",
             license="Apache-2.0",
+            tiny={"path": str(TINY / "llava.json"), "images": str(TINY)},
         ),
         ComponentSpec(
             kind="dataset",
@@ -52,5 +59,6 @@ def vlmzoo_components() -> list[ComponentSpec]:
             config="vlmzoo_tasks.config:SheetConfig",
             summary="Many small pictures in one image, with a label each",
             license="Apache-2.0",
+            tiny={"sheet": str(TINY / "sheet.png"), "labels": str(TINY / "labels.jsonl"), "columns": 2, "cell": 8},
         ),
     ]
