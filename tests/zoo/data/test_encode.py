@@ -1,6 +1,7 @@
 """What is supervised is what the assistant says, for every kind of tokenizer, and a prompt has the ids of training."""
 
 import random
+from itertools import cycle
 
 import pytest
 import torch
@@ -49,25 +50,25 @@ def answers(count: int) -> list[str]:
 
 
 def test_supervises_the_answer_and_the_end_over_many_answers(tokenizer, image_token):
-    assert len(answers(300)) == 300
-    for answer in answers(300):
-        for before in (IMAGE, f"{IMAGE} {IMAGE}", f"{IMAGE}what is in the picture?\n"):
-            encoded = encode(render(before, answer), tokenizer, image_token, source="rows.jsonl:1")
-            # The reference does not know of spans: decoding the supervised ids gives the answer back.
-            assert supervised_text(encoded, tokenizer).strip() == answer
-            assert encoded.labels[-1] == encoded.input_ids[-1] == tokenizer.eos_token_id
-            kept = encoded.labels != IGNORE
-            assert torch.equal(encoded.labels[kept], encoded.input_ids[kept])
-            assert encoded.weights is None
+    assert len(answers(250)) == 250
+    for answer, before in zip(
+        answers(250), cycle([IMAGE, f"{IMAGE} {IMAGE}", f"{IMAGE}what is in the picture?\n"]), strict=False
+    ):
+        encoded = encode(render(before, answer), tokenizer, image_token, source="rows.jsonl:1")
+        # The reference does not know of spans: decoding the supervised ids gives the answer back.
+        assert supervised_text(encoded, tokenizer).strip() == answer
+        assert encoded.labels[-1] == encoded.input_ids[-1] == tokenizer.eos_token_id
+        kept = encoded.labels != IGNORE
+        assert torch.equal(encoded.labels[kept], encoded.input_ids[kept])
+        assert encoded.weights is None
 
 
 def test_prompt_has_the_ids_of_training_up_to_the_answer(tokenizer, image_token):
-    for answer in answers(300):
-        for before in (IMAGE, f"{IMAGE}what is in the picture?\n"):
+    for before in (IMAGE, f"{IMAGE}what is in the picture?\n"):
+        asked = Rendered(before, marker_positions(before), (), end=False)
+        prompt = encode_prompt(asked, tokenizer, image_token, source="rows.jsonl:1")
+        for answer in answers(250)[::2] if before == IMAGE else answers(250)[1::2]:
             encoded = encode(render(before, answer), tokenizer, image_token, source="rows.jsonl:1")
-            prompt = encode_prompt(
-                Rendered(before, marker_positions(before), (), end=False), tokenizer, image_token, source="rows.jsonl:1"
-            )
             first = int((encoded.labels != IGNORE).nonzero()[0])
             assert prompt.tolist() == encoded.input_ids[:first].tolist()
 
@@ -80,6 +81,13 @@ def test_begins_once_and_never_ends_by_itself(tokenizer, image_token):
     written = encode(render(f"<s>{IMAGE}", "a red car"), tokenizer, image_token, source="rows.jsonl:1")
     assert written.input_ids.tolist().count(tokenizer.bos_token_id) == 1
     assert written.input_ids[0] == tokenizer.bos_token_id
+
+
+def test_a_lone_space_at_the_end_of_an_answer_is_supervised(tokenizer, image_token):
+    rendered = render(f"{IMAGE}what?\n", "a red car ", "</s>what?", end=False)
+    encoded = encode(rendered, tokenizer, image_token, source="rows.jsonl:1")
+    kept = encoded.labels[encoded.labels != IGNORE].tolist()
+    assert tokenizer.decode(kept, clean_up_tokenization_spaces=False).lstrip() == "a red car "
 
 
 def test_two_turns_are_supervised_apart_with_their_weights(tokenizer, image_token):

@@ -12,7 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from vlmzoo.data import ImageToken, encode, encode_prompt
 from vlmzoo.data.encode import IGNORE
 from vlmzoo.quickstart import assets
-from vlmzoo_registry.tasks import IMAGE, Rendered, Span
+from vlmzoo_registry import NoOptions
+from vlmzoo_registry.tasks import IMAGE, Turn
+from vlmzoo_tasks.plain import PlainTemplate
 
 pytestmark = [pytest.mark.quickstart, pytest.mark.slow]
 
@@ -80,10 +82,11 @@ def test_real_tokenizer_supervises_every_name(parts):
     tokenizer = AutoTokenizer.from_pretrained(parts.language)
     tokenizer.add_special_tokens({"extra_special_tokens": [IMAGE]})
     token = ImageToken(IMAGE, tokenizer.convert_tokens_to_ids(IMAGE), 16)
-    for before in (IMAGE, f"{IMAGE}What is this?\n"):
-        prompt = encode_prompt(Rendered(before, (0,), (), end=False), tokenizer, token, source="x:1")
+    template = PlainTemplate(NoOptions())
+    for user in (Turn("user", IMAGE), Turn("user", f"{IMAGE}What is this?")):
+        prompt = encode_prompt(template.render([user], prompt=True), tokenizer, token, source="x:1")
         for name in names(parts):
-            rendered = Rendered(before + name, (0,), (Span(len(before), len(before + name)),), end=True)
+            rendered = template.render([user, Turn("assistant", name)], prompt=False)
             encoded = encode(rendered, tokenizer, token, source="x:1")
             assert encoded.input_ids[: len(prompt)].tolist() == prompt.tolist()
             kept = encoded.labels[len(prompt) :]
