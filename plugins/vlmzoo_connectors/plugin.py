@@ -10,7 +10,7 @@ def vlmzoo_components() -> list[ComponentSpec]:
         ComponentSpec(
             kind="connector",
             name="linear",
-            factory="vlmzoo_connectors.linear:Linear",
+            factory="vlmzoo_connectors.linear:linear",
             config="vlmzoo_connectors.config:LinearConfig",
             summary="One matrix from the vision width to the language width (LLaVA).",
             paper="https://arxiv.org/abs/2304.08485",
@@ -20,7 +20,7 @@ def vlmzoo_components() -> list[ComponentSpec]:
         ComponentSpec(
             kind="connector",
             name="mlp",
-            factory="vlmzoo_connectors.mlp:Mlp",
+            factory="vlmzoo_connectors.mlp:mlp",
             config="vlmzoo_connectors.config:MlpConfig",
             summary="A perceptron on each token; by default two layers with GELU (LLaVA-1.5's mlp2x_gelu).",
             paper="https://arxiv.org/abs/2310.03744",

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from vlmzoo_registry.connector import Connector, ConnectorContext, DecoderBlock, LayersConnector
     from vlmzoo_registry.inputs import check_pixels, check_tokens
     from vlmzoo_registry.language import LanguageModel
+    from vlmzoo_registry.per_token import PerToken
     from vlmzoo_registry.tasks import IMAGE, Dataset, Objective, Rendered, Sample, Span, Template, Turn
     from vlmzoo_registry.vision import ImageTransform, VisionEncoder, VisionFeatures
 
@@ -37,6 +38,7 @@ _LAZY = {
     "DecoderBlock": "connector",
     "LayersConnector": "connector",
     "LanguageModel": "language",
+    "PerToken": "per_token",
     "check_pixels": "inputs",
     "check_tokens": "inputs",
     "IMAGE": "tasks",
@@ -74,6 +76,7 @@ __all__ = [
     "LayersConnector",
     "NoOptions",
     "Objective",
+    "PerToken",
     "PluginError",
     "PluginRecord",
     "Rendered",

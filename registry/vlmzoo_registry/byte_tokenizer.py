@@ -1,4 +1,4 @@
-"""A tokenizer with one token per byte, for language models that have no vocabulary of their own: random ones, tests, tutorials."""
+"""A tokenizer with one token per byte, for language models without a vocabulary of their own: random ones, tests, tutorials."""
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast

@@ -7,6 +7,7 @@ from typing import Literal
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from vlmzoo_registry.errors import AssemblyError
 from vlmzoo_registry.features import FeatureShape, Grid
 from vlmzoo_registry.vision import VisionFeatures
 
@@ -24,6 +25,20 @@ class ConnectorContext:
     output_width: int | None
     language_width: int
     language_depth: int
+
+    @property
+    def target_width(self) -> int:
+        """The width a projecting connector puts out: the one that is asked for, or else that of the language model.
+
+        Raises `AssemblyError` where neither is known.
+        """
+        width = self.output_width or self.language_width
+        if width < 1:
+            raise AssemblyError(
+                f"tokens of width {self.input.width} are to be mapped to the width of the language model, and that is not "
+                f"known: `output_width` (={self.output_width}), `language_width` (={self.language_width})"
+            )
+        return width
 
 
 class Connector(nn.Module, ABC):

@@ -14,8 +14,8 @@ from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 from transformers.models.mistral3.modeling_mistral3 import Mistral3PatchMerger
 
 from vlmzoo_connectors.config import LinearConfig, MlpConfig, PixelShuffleConfig, ResamplerConfig
-from vlmzoo_connectors.linear import Linear
-from vlmzoo_connectors.mlp import Mlp
+from vlmzoo_connectors.linear import linear
+from vlmzoo_connectors.mlp import mlp
 from vlmzoo_connectors.pixel_shuffle import PixelShuffle
 from vlmzoo_connectors.resampler import Resampler
 from vlmzoo_registry import AssemblyError, ConnectorContext, FeatureShape, VisionFeatures
@@ -38,7 +38,7 @@ def features(where: ConnectorContext, batch=2, dtype=torch.float32) -> VisionFea
 @pytest.mark.parametrize("bias", [True, False])
 def test_linear_is_one_matrix_and_keeps_places_and_prefix(bias):
     where = context(prefix=1)
-    connector, given = Linear(LinearConfig(bias=bias), where), features(where)
+    connector, given = linear(LinearConfig(bias=bias), where), features(where)
     came = connector(given)
     assert torch.equal(came.tokens, nn.functional.linear(given.tokens, *connector.parameters()))
     assert len(list(connector.parameters())) == 1 + bias
@@ -46,11 +46,11 @@ def test_linear_is_one_matrix_and_keeps_places_and_prefix(bias):
 
 
 def test_linear_prefers_the_width_that_is_asked_for():
-    assert Linear(LinearConfig(), context(output=7)).output_width == 7
+    assert linear(LinearConfig(), context(output=7)).output_width == 7
 
 
 def test_a_projection_to_an_unknown_width_is_refused_with_the_numbers():
-    for build in (lambda where: Linear(LinearConfig(), where), lambda where: Mlp(MlpConfig(), where)):
+    for build in (lambda where: linear(LinearConfig(), where), lambda where: mlp(MlpConfig(), where)):
         with pytest.raises(AssemblyError, match=r"width 12 .* not known: `output_width` \(=None\), `language_width` \(=0\)"):
             build(context(language=0))
 
@@ -61,9 +61,9 @@ def test_default_mlp_is_llavas_projector():
         vision_config={"model_type": "clip_vision_model", "hidden_size": 12, "num_hidden_layers": 1},
         text_config={"model_type": "llama", "hidden_size": 20, "num_attention_heads": 2, "num_hidden_layers": 1},
     )
-    theirs, ours = LlavaMultiModalProjector(config), Mlp(MlpConfig(), where)
-    copy(ours.layers[0], theirs.linear_1)
-    copy(ours.layers[2], theirs.linear_2)
+    theirs, ours = LlavaMultiModalProjector(config), mlp(MlpConfig(), where)
+    copy(ours.module[0], theirs.linear_1)
+    copy(ours.module[2], theirs.linear_2)
     given = features(where)
     assert torch.equal(ours(given).tokens, theirs(given.tokens))
 
@@ -74,11 +74,11 @@ def test_mlp_with_input_norm_is_internvls_projector():
         vision_config={"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2},
         text_config={"model_type": "qwen2", "hidden_size": 20, "num_attention_heads": 2, "num_hidden_layers": 1},
     )
-    theirs, ours = InternVLMultiModalProjector(config), Mlp(MlpConfig(input_norm="layer"), where)
+    theirs, ours = InternVLMultiModalProjector(config), mlp(MlpConfig(input_norm="layer"), where)
     nn.init.normal_(theirs.layer_norm.weight)
-    copy(ours.layers[0], theirs.layer_norm)
-    copy(ours.layers[1], theirs.linear_1)
-    copy(ours.layers[3], theirs.linear_2)
+    copy(ours.module[0], theirs.layer_norm)
+    copy(ours.module[1], theirs.linear_1)
+    copy(ours.module[3], theirs.linear_2)
     given = features(where)
     assert torch.equal(ours(given).tokens, theirs(given.tokens))
 
@@ -94,7 +94,7 @@ def test_mlp_with_input_norm_is_internvls_projector():
 )
 def test_mlp_depth_hidden_width_and_activation(name, function):
     where = context()
-    connector = Mlp(MlpConfig(depth=3, hidden_width=9, activation=name, bias=False), where).double()
+    connector = mlp(MlpConfig(depth=3, hidden_width=9, activation=name, bias=False), where).double()
     given = features(where, dtype=torch.float64)
     first, second, third = connector.parameters()
     assert [tuple(matrix.shape) for matrix in (first, second, third)] == [(9, 12), (9, 9), (20, 9)]
@@ -104,9 +104,9 @@ def test_mlp_depth_hidden_width_and_activation(name, function):
 
 def test_scaled_output_norm_starts_at_the_scale():
     where = context(language=512)
-    connector = Mlp(MlpConfig(output_norm="layer_scaled", output_scale=0.13), where)
+    connector = mlp(MlpConfig(output_norm="layer_scaled", output_scale=0.13), where)
     assert connector(features(where)).tokens.std().item() == pytest.approx(0.13, rel=0.01)
-    plain = Mlp(MlpConfig(output_norm="layer"), where)
+    plain = mlp(MlpConfig(output_norm="layer"), where)
     assert plain(features(where)).tokens.std().item() == pytest.approx(1.0, rel=0.01)
 
 
@@ -286,9 +286,9 @@ def slow_resampler(module: Resampler, image: torch.Tensor) -> torch.Tensor:
     return torch.stack([module.projection.weight @ slow_norm(latent, module.norm) for latent in latents])
 
 
-@pytest.mark.parametrize("build", [Linear, Mlp, PixelShuffle, Resampler])
+@pytest.mark.parametrize("build", [linear, mlp, PixelShuffle, Resampler])
 def test_builds_on_meta_and_every_parameter_gets_a_gradient(build):
-    config = {Linear: LinearConfig, Mlp: MlpConfig, PixelShuffle: PixelShuffleConfig, Resampler: ResamplerConfig}[build]()
+    config = {linear: LinearConfig, mlp: MlpConfig, PixelShuffle: PixelShuffleConfig, Resampler: ResamplerConfig}[build]()
     where = context()
     with torch.device("meta"):
         described = build(config, where)
