@@ -20,11 +20,15 @@ from vlmzoo.assemble import assemble, finish, make_processor
 from vlmzoo.config import ModelConfig, load_model
 from vlmzoo.durable import replaced_folder
 from vlmzoo.manifest import INDEX, MANIFEST, Manifest, read_json, read_manifest, verify, write_json, write_manifest
+from vlmzoo.model.configuration import FORMAT
 from vlmzoo.model.tensors import layout, own_tensors
 from vlmzoo.model.vlm import PARTS, VLM
 from vlmzoo_registry import Catalogue, CheckpointError, PluginError, ResourceError, VlmzooError, default_catalogue
 
 SHARD_BYTES = 5 * 10**9
+
+# What transformers notes of where a tokenizer was read from: the same tokenizer shall have the same bytes.
+_WHERE_FROM = ("is_local", "local_files_only", "name_or_path")
 
 # What `PreTrainedModel.save_pretrained` takes and transformers' Trainer passes: accepted with the value that changes nothing.
 _HARMLESS = {
@@ -189,9 +193,13 @@ def _write(vlm: VLM, staging: Path, extra: Mapping[str, Any]) -> None:
             weight_map.update(dict.fromkeys(shard, file))
             total += sum(_bytes(tensor) for tensor in shard.values())
     write_json(staging / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
-    write_json(staging / "config.json", {**vlm.config.to_dict(), "architectures": [type(vlm).__name__]})
+    described = {**vlm.config.to_diff_dict(), "architectures": [type(vlm).__name__], "format": FORMAT}
+    write_json(staging / "config.json", described)
     vlm.generation_config.save_pretrained(staging)
     vlm.processor.tokenizer.save_pretrained(staging)
+    tokenizer_config = staging / "tokenizer_config.json"
+    kept = {key: value for key, value in read_json(tokenizer_config).items() if key not in _WHERE_FROM}
+    write_json(tokenizer_config, kept)
     write_manifest(staging, vlm.components, extra)
     # safetensors makes its files readable by their writer alone; the others are as the umask says.
     mode = (staging / MANIFEST).stat().st_mode
