@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from vlmzoo.assemble import build
     from vlmzoo.catalogue import components
     from vlmzoo.checkpoint import load, load_part
-    from vlmzoo.plan import plan
+    from vlmzoo.planning import plan
     from vlmzoo.training.train import train
 
 _LAZY = {
@@ -18,7 +18,7 @@ _LAZY = {
     "components": "vlmzoo.catalogue",
     "load": "vlmzoo.checkpoint",
     "load_part": "vlmzoo.checkpoint",
-    "plan": "vlmzoo.plan",
+    "plan": "vlmzoo.planning",
     "train": "vlmzoo.training.train",
 }
 

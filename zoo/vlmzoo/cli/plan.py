@@ -22,7 +22,7 @@ def plan(
     Builds the parts without values: widths, grids, tokens per image, parameters and memory, or every reason why it cannot
     work. Reads architectures from this machine only.
     """
-    from vlmzoo.plan import plan as check
+    from vlmzoo.planning import plan as check
 
     result = check(recipe, overrides=overrides or ())
     if as_json:

@@ -31,5 +31,4 @@ def quickstart(
     show(result, screen)
     screen.print()
     screen.print("Let it name a picture of yours:", style="bold")
-    prompt = "$'<image>\\nThis is a picture of:'"
-    screen.print(f"vlmzoo generate {result.checkpoint} --image FILE --prompt {prompt}", soft_wrap=True)
+    screen.print(f"vlmzoo generate {result.checkpoint} --image FILE --prompt 'What is this?'", soft_wrap=True)

@@ -14,7 +14,7 @@ from torch import nn
 
 from vlmzoo.assemble import Parts, assemble, resolved
 from vlmzoo.config import ModelConfig, Recipe, StageConfig, load_model, load_recipe
-from vlmzoo_registry import Catalogue
+from vlmzoo_registry import Catalogue, LayersConnector
 
 ADAMW_BYTES = 8  # two float32 moments for each parameter that trains
 
@@ -95,10 +95,10 @@ def describe(model: ModelConfig, parts: Parts, stage: StageConfig | None) -> Pla
     steps = [f"image {transform.width}x{transform.height}"]
     steps += [f"{label}: {shape}" for label, shape in zip(labels, parts.shapes, strict=False)]
     blocks: tuple[int, ...] = ()
-    if model.architecture == "cross_attention":
-        layers = parts.connector[-1]
-        blocks = layers.placement  # type: ignore[union-attr]
-        steps.append(f"{labels[-1]}: {len(blocks)} blocks, {layers.place} decoder layers {', '.join(map(str, blocks))}")  # type: ignore[union-attr]
+    last = parts.connector[-1]
+    if isinstance(last, LayersConnector):
+        blocks = last.placement
+        steps.append(f"{labels[-1]}: {len(blocks)} blocks, {last.place} decoder layers {', '.join(map(str, blocks))}")
     return Plan(
         architecture=model.architecture,
         parts=tuple(plans),

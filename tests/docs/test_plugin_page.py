@@ -1,0 +1,47 @@
+"""The eight-line plugin of the docs and the README is the file that runs here, and it is eight lines."""
+
+from pathlib import Path
+
+import pytest
+
+from vlmzoo.config import load_model
+from vlmzoo_registry import Catalogue
+from vlmzoo_registry.testing import run_checks
+
+ROOT = Path(__file__).parents[2]
+PLUGIN = ROOT / "docs/examples/my_connector.py"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/plugins.md"])
+def test_the_page_shows_the_file(page: str) -> None:
+    assert f"```python\n{PLUGIN.read_text().rstrip()}\n```" in (ROOT / page).read_text()
+
+
+def test_it_is_eight_lines() -> None:
+    assert len([line for line in PLUGIN.read_text().splitlines() if line.strip()]) == 8
+
+
+def test_it_passes_the_conformance_kit_and_builds_into_a_model() -> None:
+    import torch
+
+    from vlmzoo import build
+
+    catalogue = Catalogue.discover(extra=[PLUGIN])
+    component = catalogue.get("connector", "my_connector/narrow")
+    report = run_checks(component)
+    assert report.counts["failed"] == 0
+    assert report.counts["passed"] >= 8
+    config = load_model(
+        {
+            "architecture": "unified",
+            "vision": "toy/vision",
+            "connector": "narrow",
+            "language": "toy/language",
+            "template": "plain",
+        },
+        catalogue=catalogue,
+    )
+    model = build(config)
+    batch = model.processor(text="a")
+    with torch.no_grad():
+        assert model(**batch).logits.isfinite().all()
