@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from vlmzoo.assemble import Parts, assemble, resolved
-from vlmzoo.config import ModelConfig, Recipe, StageConfig, load_model, load_recipe
+from vlmzoo.config import ModelConfig, Recipe, StageConfig, load_either
 from vlmzoo_registry import Catalogue, LayersConnector
 
 ADAMW_BYTES = 8  # two float32 moments for each parameter that trains
@@ -115,10 +115,8 @@ def _load(config: Any, overrides: Sequence[str], catalogue: Catalogue | None) ->
         return config, None
     if isinstance(config, Recipe):
         return config.model, config.stages[0]
-    if isinstance(config, Mapping) and "stages" not in config:
-        return load_model(config, overrides, catalogue), None
-    recipe = load_recipe(config, overrides, catalogue)
-    return recipe.model, recipe.stages[0]
+    model, recipe = load_either(config, overrides, catalogue)
+    return model, None if recipe is None else recipe.stages[0]
 
 
 def _bytes(parameter: torch.Tensor) -> int:

@@ -34,8 +34,9 @@ def plan(
     for number, step in enumerate(result.steps):
         out.print(f"  {'-> ' if number else '   '}{step}")
     table = Table(box=None, pad_edge=False)
-    for column in ("part", "component", "parameters", "of them train", "weights", "training adds"):
-        table.add_column(column, justify="left" if column in ("part", "component") else "right")
+    for column in ("part", "component", "parameters", "trained", "weights", "training adds"):
+        left = column in ("part", "component")
+        table.add_column(column, justify="left" if left else "right", no_wrap=column != "component", overflow="fold")
     for part in result.parts:
         table.add_row(
             part.part,

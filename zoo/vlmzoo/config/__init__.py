@@ -4,10 +4,20 @@
 """
 
 from vlmzoo.config.choice import Choice
-from vlmzoo.config.load import load_model, load_recipe
+from vlmzoo.config.load import load_either, load_model, load_recipe
 from vlmzoo.config.model import ModelConfig
 from vlmzoo.config.recipe import Recipe
 from vlmzoo.config.schema import recipe_schema
 from vlmzoo.config.stage import StageConfig, TrainPart
 
-__all__ = ["Choice", "ModelConfig", "Recipe", "StageConfig", "TrainPart", "load_model", "load_recipe", "recipe_schema"]
+__all__ = [
+    "Choice",
+    "ModelConfig",
+    "Recipe",
+    "StageConfig",
+    "TrainPart",
+    "load_either",
+    "load_model",
+    "load_recipe",
+    "recipe_schema",
+]

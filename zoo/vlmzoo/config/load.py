@@ -67,6 +67,16 @@ def load_model(source: Source, overrides: Sequence[str] = (), catalogue: Catalog
     return reader.read(ModelConfig, ("model",), reader.model(model, ("model",)), faults)
 
 
+def load_either(
+    source: Source, overrides: Sequence[str] = (), catalogue: Catalogue | None = None
+) -> tuple[ModelConfig, Recipe | None]:
+    """The model of a document, with its recipe where it is one (it has `stages`). Raises as `load_recipe` does."""
+    if "stages" not in {key for key, _ in _document(source).items()}:
+        return load_model(source, overrides, catalogue), None
+    recipe = load_recipe(source, overrides, catalogue)
+    return recipe.model, recipe
+
+
 def _document(source: Source) -> Node:
     root = read_mapping(source) if isinstance(source, Mapping) else read_document(source)
     if not isinstance(root.value, dict):
