@@ -20,9 +20,9 @@ from vlmzoo_registry.testing.check import Check, CheckFunction
 
 BATTERIES: dict[str, tuple[CheckFunction, ...]] = {
     "vision_encoder": (*part_checks.CHECKS, *part_checks.RESOLVED, *vision_checks.CHECKS),
-    "connector": (*part_checks.CHECKS, *connector_checks.CHECKS),
-    "connector with layers": (*part_checks.CHECKS, *layers_checks.CHECKS),
-    "language_model": (*part_checks.CHECKS, *part_checks.RESOLVED, *language_checks.CHECKS),
+    "connector": (*part_checks.CHECKS, *part_checks.PASSING, *connector_checks.CHECKS),
+    "connector with layers": (*part_checks.CHECKS, *part_checks.PASSING, *layers_checks.CHECKS),
+    "language_model": (*part_checks.CHECKS, *part_checks.PASSING, *part_checks.RESOLVED, *language_checks.CHECKS),
     "template": template_checks.CHECKS,
     "objective": objective_checks.CHECKS,
     "dataset": dataset_checks.CHECKS,

@@ -12,7 +12,7 @@ from unittest import SkipTest
 from vlmzoo_registry.component import Component
 from vlmzoo_registry.errors import PluginError
 from vlmzoo_registry.report import failure
-from vlmzoo_registry.testing.randomness import fixed_randomness
+from vlmzoo_registry.testing.isolation import isolated
 
 CheckFunction = Callable[[Component], None]
 """A rule: returns where the component keeps it, and raises `CheckFailure` or `NotApplicable` otherwise."""
@@ -111,7 +111,7 @@ class Check:
         return self._result("failed", f"it passes now, and was expected to fail ({self.expected_failure}): expect it no more")
 
     def _apply(self) -> tuple[Result, BaseException | None]:
-        with fixed_randomness():
+        with isolated():
             try:
                 self.function(self.component)
             except NotApplicable as error:

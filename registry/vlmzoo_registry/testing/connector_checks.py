@@ -11,6 +11,7 @@ from vlmzoo_registry.testing.check import CheckFunction, require
 from vlmzoo_registry.testing.connector_harness import SHAPES, ConnectorHarness, contexts, features_of
 from vlmzoo_registry.testing.part_checks import ROWS
 from vlmzoo_registry.testing.tiny import tiny_config
+from vlmzoo_registry.vision import VisionFeatures
 
 
 def returns_what_it_declares(component: Component) -> None:
@@ -25,11 +26,10 @@ def returns_what_it_declares(component: Component) -> None:
     for context in contexts():
         connector = _made(component, context)
         for shape in (context.input, *SHAPES):
-            declared = None if connector is None else _declared(connector, shape)
-            if connector is None or declared is None:
+            taken = None if connector is None else _taken(connector, shape)
+            if taken is None:
                 continue
-            with torch.no_grad():
-                features = connector(features_of(shape, ROWS))
+            declared, features = taken
             rows, count, width = features.tokens.shape
             came = (width, count, features.grid, features.prefix)
             if rows != ROWS or came != (declared.width, declared.count, declared.grid, declared.prefix):
@@ -78,9 +78,11 @@ def _made(component: Component, context: ConnectorContext) -> Connector | None:
         return None
 
 
-def _declared(connector: Connector, shape: FeatureShape) -> FeatureShape | None:
+def _taken(connector: Connector, shape: FeatureShape) -> tuple[FeatureShape, VisionFeatures] | None:
+    """What is declared for this shape and what comes out; None where it is not taken."""
     try:
-        return connector.output_shape(shape)
+        with torch.no_grad():
+            return connector.output_shape(shape), connector(features_of(shape, ROWS))
     except Exception:
         return None
 

@@ -11,7 +11,7 @@ from vlmzoo_registry.connector import Connector, ConnectorContext
 from vlmzoo_registry.errors import AssemblyError
 from vlmzoo_registry.features import FeatureShape
 from vlmzoo_registry.testing.check import CheckFailure
-from vlmzoo_registry.testing.harness import Harness
+from vlmzoo_registry.testing.harness import PassingHarness
 from vlmzoo_registry.testing.tiny import make, tiny_config
 from vlmzoo_registry.vision import VisionFeatures
 
@@ -43,7 +43,7 @@ def features_of(shape: FeatureShape, rows: int) -> VisionFeatures:
     return VisionFeatures(torch.randn(rows, shape.count, shape.width), shape.grid, shape.prefix)
 
 
-class ConnectorHarness(Harness[Connector]):
+class ConnectorHarness(PassingHarness[Connector]):
     """Connectors that map tokens to tokens."""
 
     def make_in(self, config: ComponentConfig, context: ConnectorContext) -> Connector:
@@ -79,6 +79,11 @@ class ConnectorHarness(Harness[Connector]):
         """Tokens [B, M, d]."""
         shape = self.context.input
         return (part(VisionFeatures(inputs[0], shape.grid, shape.prefix)).tokens,)
+
+    def through(self, part: Connector) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
+        """The image tokens."""
+        (tokens,) = self.inputs(part, 2)
+        return {"tokens": tokens.requires_grad_()}, self.outputs(part, (tokens,))
 
     def wrong_calls(self, part: Connector) -> dict[str, Callable[[], object]]:
         """Tokens that are too wide, and tokens without a batch."""

@@ -61,6 +61,14 @@ class Harness(ABC, Generic[PartType]):
         return frozenset()
 
 
+class PassingHarness(Harness[PartType]):
+    """Of a part that others train through: a connector, or a language model."""
+
+    @abstractmethod
+    def through(self, part: PartType) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
+        """Inputs, by name, that ask for a gradient, and what the part makes of them."""
+
+
 def difference(found: Tensor, wanted: Tensor) -> float:
     """The largest distance between two tensors of one shape, relative to the largest value (at least 1)."""
     scale = max(1.0, float(wanted.abs().max())) if wanted.numel() else 1.0

@@ -8,13 +8,13 @@ from torch import Tensor
 from vlmzoo_registry.config import ComponentConfig
 from vlmzoo_registry.errors import AssemblyError
 from vlmzoo_registry.language import LanguageModel
-from vlmzoo_registry.testing.harness import Harness
+from vlmzoo_registry.testing.harness import PassingHarness
 from vlmzoo_registry.testing.tiny import make
 
 TEXT = 9
 
 
-class LanguageHarness(Harness[LanguageModel]):
+class LanguageHarness(PassingHarness[LanguageModel]):
     """Language models."""
 
     def make(self, config: ComponentConfig) -> LanguageModel:
@@ -49,6 +49,11 @@ class LanguageHarness(Harness[LanguageModel]):
         """The logits of ids as the zoo computes them, [B, S, V]."""
         logits: Tensor = part.head(part.decode(part.embedding(ids)))
         return logits
+
+    def through(self, part: LanguageModel) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
+        """The embeddings."""
+        embeddings = part.embedding(self.ids(part, 2)).detach().requires_grad_()
+        return {"embeddings": embeddings}, (part.head(part.decode(embeddings)),)
 
     def wrong_calls(self, part: LanguageModel) -> dict[str, Callable[[], object]]:
         """Embeddings that are too wide, and embeddings without a batch."""

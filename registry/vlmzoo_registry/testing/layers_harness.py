@@ -11,7 +11,7 @@ from vlmzoo_registry.connector import ConnectorContext, DecoderBlock, LayersConn
 from vlmzoo_registry.errors import AssemblyError
 from vlmzoo_registry.features import FeatureShape
 from vlmzoo_registry.testing.check import CheckFailure, require
-from vlmzoo_registry.testing.harness import Harness
+from vlmzoo_registry.testing.harness import PassingHarness
 from vlmzoo_registry.testing.tiny import make, tiny_config
 
 TOKENS = FeatureShape(12, 6, None)
@@ -19,7 +19,7 @@ LANGUAGE_WIDTH, TEXT = 16, 5
 DEPTHS = (3, 1, 2, 5, 8, 12, 40)
 
 
-class LayersHarness(Harness[LayersConnector]):
+class LayersHarness(PassingHarness[LayersConnector]):
     """Connectors of the capability `layers`."""
 
     def make_in(self, config: ComponentConfig, depth: int) -> LayersConnector:
@@ -74,6 +74,12 @@ class LayersHarness(Harness[LayersConnector]):
             hidden = block(hidden, keys, values, visible)
             outputs.append(hidden)
         return tuple(outputs)
+
+    def through(self, part: LayersConnector) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
+        """The hidden states and the image tokens."""
+        hidden, tokens, visible = self.inputs(part, 2)
+        named = {"hidden states": hidden.requires_grad_(), "image tokens": tokens.requires_grad_()}
+        return named, self.outputs(part, (hidden, tokens, visible))
 
     def wrong_calls(self, part: LayersConnector) -> dict[str, Callable[[], object]]:
         """Image tokens and hidden states that are too wide, or without a batch."""

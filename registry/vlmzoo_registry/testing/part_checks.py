@@ -11,10 +11,10 @@ from vlmzoo_registry.component import Component
 from vlmzoo_registry.errors import VlmzooError
 from vlmzoo_registry.report import failure
 from vlmzoo_registry.testing.check import CheckFunction, NotApplicable, require
-from vlmzoo_registry.testing.harness import first_difference
+from vlmzoo_registry.testing.harness import PassingHarness, first_difference
 from vlmzoo_registry.testing.harnesses import harness_for
+from vlmzoo_registry.testing.isolation import randomness
 from vlmzoo_registry.testing.network import no_network
-from vlmzoo_registry.testing.randomness import randomness
 from vlmzoo_registry.testing.tiny import read_config, tiny_config
 
 ROWS = 3
@@ -103,6 +103,27 @@ def gradients_reach_every_parameter(component: Component) -> None:
     require(not without, f"{len(without)} of {len(trainable)} parameters get no gradient", without)
 
 
+def gradients_pass_through(component: Component) -> None:
+    """What goes in (image tokens, hidden states, embeddings) gets a gradient in every row from what comes out.
+
+    Why: the parts before this one train through it, also while it is frozen itself; without it they stay as they began.
+
+    If it fails: look for `detach` and `no_grad`, and for rows that do not reach the output.
+    """
+    harness = harness_for(component)
+    assert isinstance(harness, PassingHarness)
+    part = harness.build_open().requires_grad_(False)
+    inputs, outputs = harness.through(part)
+    backward(part, lambda: outputs)
+    without = [
+        f"{name}, row {row}"
+        for name, tensor in inputs.items()
+        for row in range(len(tensor))
+        if tensor.grad is None or not tensor.grad[row].any()
+    ]
+    require(not without, "with the part frozen, no gradient reaches what goes in", without)
+
+
 def refuses_wrong_shapes(component: Component) -> None:
     """Tensors of a wrong rank or width are refused with an error of `vlmzoo_registry`, which names what is wrong.
 
@@ -155,16 +176,19 @@ CHECKS: tuple[CheckFunction, ...] = (
     refuses_wrong_shapes,
 )
 
+PASSING: tuple[CheckFunction, ...] = (gradients_pass_through,)
+"""For kinds that others train through."""
+
 RESOLVED: tuple[CheckFunction, ...] = (resolves_to_the_same_architecture,)
 """For kinds whose contract has `resolve`."""
 
 
 def backward(part: nn.Module, forward: Callable[[], tuple[Tensor, ...]]) -> None:
-    """Gradients of a random weighting of all outputs; the weights keep symmetric sums from cancelling."""
+    """Gradients of a random weighting of all outputs (it keeps symmetric sums from cancelling); none where they have none."""
     part.zero_grad(set_to_none=True)
     total = torch.stack([(output * torch.randn_like(output)).sum() for output in forward()]).sum()
-    require(total.requires_grad, "the outputs have no gradient at all")
-    total.backward()
+    if total.requires_grad:
+        total.backward()
 
 
 def has_gradient(tensor: Tensor) -> bool:

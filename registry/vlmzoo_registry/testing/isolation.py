@@ -1,4 +1,7 @@
-"""Random numbers for a check: the same every time, and none taken from the process that runs it."""
+"""A check runs in a state of its own: the same random numbers every time, gradients on, and nothing of it left behind.
+
+One part that turns gradients off for the process must not make the next one fail.
+"""
 
 import random
 from collections.abc import Iterator
@@ -11,18 +14,22 @@ SEED = 20240917
 
 
 @contextmanager
-def fixed_randomness() -> Iterator[None]:
-    """Seed Python's, NumPy's and torch's global generators, and put them back afterwards."""
+def isolated() -> Iterator[None]:
+    """Seed the global generators, enable gradients; afterwards put back what was: generators, gradient mode, default dtype."""
     python, numpy, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    gradients, dtype = torch.is_grad_enabled(), torch.get_default_dtype()
     random.seed(SEED)
     np.random.seed(SEED)
     torch.manual_seed(SEED)
+    torch.set_grad_enabled(True)
     try:
         yield
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
         torch.set_rng_state(torch_state)
+        torch.set_grad_enabled(gradients)
+        torch.set_default_dtype(dtype)
 
 
 def randomness() -> dict[str, object]:

@@ -1,0 +1,133 @@
+"""One part of each kind to which every check of its kind applies and that passes them all: the broken ones derive from it."""
+
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+from torch import nn
+
+from vlmzoo_connectors.cross_attention import CrossAttention
+from vlmzoo_registry import DataError, Dataset, Objective, Rendered, Sample, Span, Template, Turn
+from vlmzoo_registry.component import Component
+from vlmzoo_registry.spec import ComponentSpec
+from vlmzoo_registry.tasks import IMAGE, marker_positions
+from vlmzoo_toy.connector import ToyConnector
+from vlmzoo_toy.language import ToyLanguage
+from vlmzoo_toy.vision import ToyVision
+
+KINDS = {
+    "vision_encoder": ("vision_encoder", "part_options:VisionOptions", {}, frozenset()),
+    "connector": ("connector", "part_options:NoOptions", {}, frozenset()),
+    "connector with layers": (
+        "connector",
+        "vlmzoo_connectors.config:CrossAttentionConfig",
+        {"every": 1, "heads": 2, "head_width": 4},
+        frozenset({"layers"}),
+    ),
+    "language_model": ("language_model", "part_options:LanguageOptions", {"width": 16, "heads": 2}, frozenset()),
+    "template": ("template", "part_options:NoOptions", {}, frozenset()),
+    "objective": ("objective", "part_options:NoOptions", {}, frozenset()),
+    "dataset": ("dataset", "part_options:NoOptions", {}, frozenset()),
+}
+"""For each battery of checks: the kind, the options' class, the tiny options and the capabilities of its sound part."""
+
+
+def described(battery: str, factory: str, **changes: object) -> Component:
+    """A component of this battery, made by `"module:attribute"`, with the description of the sound one but for `changes`."""
+    kind, config, tiny, capabilities = KINDS[battery]
+    fields = {"kind": kind, "config": config, "tiny": tiny, "capabilities": capabilities, "name": "part", "summary": "A part."}
+    return Component("dummy", ComponentSpec(**(fields | {"factory": factory} | changes)), "tests", "0")
+
+
+class SoundVision(ToyVision):
+    """The toy encoder with a pooler that nothing uses, and says so."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.pooler = nn.Linear(config.width, config.width)
+
+    @property
+    def unused_parameters(self):
+        return frozenset({"pooler.weight", "pooler.bias"})
+
+
+class SoundConnector(ToyConnector):
+    """The toy connector."""
+
+
+class SoundLayers(CrossAttention):
+    """Flamingo's blocks."""
+
+
+class SoundLanguage(ToyLanguage):
+    """The toy language model, with a way of its own from ids to logits."""
+
+    def reference_logits(self, ids):
+        hidden, places = self.tokens(ids), torch.arange(ids.shape[1])
+        visible = (places <= places[:, None]).expand(len(ids), 1, -1, -1)
+        for layer in self.layers:
+            hidden = layer(hidden, places.expand_as(ids), visible, None)
+        return self.logits(self.norm(hidden))
+
+
+class SoundTemplate(Template):
+    """`role: text` on lines."""
+
+    def __init__(self, config):
+        pass
+
+    def render(self, turns: Sequence[Turn], *, prompt: bool) -> Rendered:
+        text, spans = "", []
+        for turn in turns:
+            text += f"{turn.role}: "
+            if turn.role == "assistant":
+                spans.append(Span(len(text), len(text) + len(turn.text)))
+            text += turn.text + ("" if turn is turns[-1] and not prompt else "\n")
+        text += "assistant: " if prompt else ""
+        return Rendered(text, marker_positions(text), tuple(spans), end=not prompt)
+
+
+class SoundObjective(Objective):
+    """What the template says."""
+
+    def __init__(self, config):
+        pass
+
+    def render(self, sample: Sample, template: Template) -> Rendered:
+        rendered = template.render(sample.turns, prompt=False)
+        if not rendered.spans:
+            raise DataError(f"{sample.source}: nothing is supervised")
+        return rendered
+
+
+class SoundDataset(Dataset):
+    """Two rows."""
+
+    def __init__(self, config):
+        pass
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return Sample(f"row {index}", self.turns(index), self.images(index), f"memory:{index}")
+
+    def turns(self, index):
+        return (Turn("user", IMAGE * index + "What?"), Turn("assistant", f"Number {index}."))
+
+    def images(self, index):
+        return tuple(lambda: Image.new("RGB", (4, 3), "red") for _ in range(index))
+
+
+SOUND = {
+    battery: described(battery, f"sound_parts:{factory.__name__}")
+    for battery, factory in {
+        "vision_encoder": SoundVision,
+        "connector": SoundConnector,
+        "connector with layers": SoundLayers,
+        "language_model": SoundLanguage,
+        "template": SoundTemplate,
+        "objective": SoundObjective,
+        "dataset": SoundDataset,
+    }.items()
+}
