@@ -105,6 +105,20 @@ class ModuleHead(LossHead):
     def chunks(self, rows: Float[Tensor, "n d"], terms: Terms, chunk: int) -> tuple[Tensor, Tensor, Tensor]:
         return _ModuleChunksLoss.apply(rows, self, terms, chunk, *self.trainable)
 
+    def chunk_gradients(
+        self, rows: Float[Tensor, "n d"], terms: Terms, parameters: Sequence[Tensor]
+    ) -> tuple[Float[Tensor, "3"], Tensor | None, list[Tensor | None]]:
+        """The sums over these rows, and the gradients of the rows (where they need one) and of the parameters."""
+        sources = [rows, *parameters] if rows.requires_grad else list(parameters)
+        with torch.enable_grad(), _own_saved_tensors():
+            logits = self.logits(rows)
+            _check_sources(logits, sources)
+            values = logits.detach()
+            gradient = torch.empty_like(values)
+            sums = terms.sums(values, gradient)
+            found: list[Tensor | None] = list(torch.autograd.grad(logits, sources, gradient, allow_unused=True))
+        return sums, found.pop(0) if rows.requires_grad else None, found
+
 
 class _BlockLoss(torch.autograd.Function):
     """Keeps one tensor of the logits' size and dtype: their gradient."""
@@ -168,29 +182,17 @@ class _ModuleChunksLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, head: ModuleHead, terms: Terms, chunk: int, *parameters: Tensor) -> tuple[Tensor, ...]:
-        rows_train = ctx.needs_input_grad[0]
-        rows_gradient = torch.empty_like(rows) if rows_train else None
+        rows_gradient = torch.empty_like(rows) if ctx.needs_input_grad[0] else None
         gradients: list[Tensor | None] = [None] * len(parameters)
         sums = terms.scale.new_zeros(3)
         for start in range(0, rows.shape[0], chunk):
-            part = rows[start : start + chunk].detach().requires_grad_(rows_train)
-            sources = [part, *parameters] if rows_train else list(parameters)
-            with torch.enable_grad(), _own_saved_tensors():
-                logits = head.logits(part)
-                if start == 0:
-                    _check_sources(logits, sources, rows.shape[0])
-                values = logits.detach()
-                gradient = torch.empty_like(values)
-                sums += terms[start : start + chunk].sums(values, gradient)
-                found = list(torch.autograd.grad(logits, sources, gradient, allow_unused=True))
+            part = rows[start : start + chunk].detach().requires_grad_(rows_gradient is not None)
+            chunk_sums, part_gradient, new = head.chunk_gradients(part, terms[start : start + chunk], parameters)
+            sums += chunk_sums
             if rows_gradient is not None:
-                part_gradient = found.pop(0)
                 rows_gradient[start : start + chunk] = 0 if part_gradient is None else part_gradient
-            # Cloned, not kept: what autograd gives may be shared between parameters.
-            for index, new in enumerate(found):
-                kept = gradients[index]
-                if new is not None:
-                    gradients[index] = new.clone() if kept is None else kept.add_(new)
+            _accumulate(gradients, new)
+            del new  # before the next chunk makes its own
         ctx.save_for_backward(rows_gradient, *gradients)
         return _outputs(ctx, sums)
 
@@ -219,6 +221,14 @@ def _add_product(
         total += gradient.T @ rows
 
 
+def _accumulate(totals: list[Tensor | None], new: Sequence[Tensor | None]) -> None:
+    """Adds in place to totals of our own: what autograd gives may be shared between parameters, so the first is copied."""
+    for index, gradient in enumerate(new):
+        total = totals[index]
+        if gradient is not None:
+            totals[index] = gradient.clone() if total is None else total.add_(gradient)
+
+
 def _times(gradient: Tensor | None, upstream: Tensor) -> Tensor | None:
     """The kept gradient times the gradient of the loss, never in place: the graph may be retained and run again."""
     if gradient is None:
@@ -236,7 +246,7 @@ def _refuse_second_derivative() -> None:
         )
 
 
-def _check_sources(logits: Tensor, sources: Sequence[Tensor], count: int) -> None:
+def _check_sources(logits: Tensor, sources: Sequence[Tensor]) -> None:
     """Every leaf that the logits depend on must be a source, or its gradient would be lost without a word."""
     known = {id(source) for source in sources}
     seen: set[Node] = set()
@@ -250,8 +260,8 @@ def _check_sources(logits: Tensor, sources: Sequence[Tensor], count: int) -> Non
         if leaf is not None and id(leaf) not in known:
             raise ValueError(
                 f"the head uses a tensor of shape {list(leaf.shape)} that needs a gradient and is not among its parameters, so "
-                "chunks would lose that gradient: register it as a parameter of the head, or pass `chunk` "
-                f"(>= {count}), so that there is one block"
+                "chunks would lose that gradient: register it as a parameter of the head, or pass a `chunk` of at least "
+                "the number of supervised tokens, so that there is one block"
             )
         waiting.extend(previous for previous, _ in node.next_functions)
 
