@@ -21,16 +21,17 @@ class MlpConfig(ComponentConfig):
     """Options of `connectors/mlp`; the defaults are LLaVA-1.5's `mlp2x_gelu`.
 
     `depth` counts the matrices; `activation` stands between them (`gelu` is the exact one); `hidden_width` defaults to the
-    output width. `input_norm: layer` is a LayerNorm before the first matrix (InternVL). `output_norm` is a LayerNorm after
-    the last: `layer` starts at weight 1, `layer_scaled` at `output_scale`, to be set to the standard deviation of the
-    language model's embeddings, so that image tokens start as loud as text.
+    output width. `input_norm: layer` is a LayerNorm before the first matrix (InternVL); `plain` one without weights, which
+    stands high learning rates better. `output_norm` is a LayerNorm after the last: `layer` starts at weight 1,
+    `layer_scaled` at `output_scale`, to be set to the standard deviation of the language model's embeddings, so that image
+    tokens start as loud as text.
     """
 
     depth: Positive = 2
     activation: Activation = "gelu"
     hidden_width: Positive | None = None
     bias: bool = True
-    input_norm: Literal["none", "layer"] = "none"
+    input_norm: Literal["none", "layer", "plain"] = "none"
     output_norm: Literal["none", "layer", "layer_scaled"] = "none"
     output_scale: PositiveFloat | None = None
     norm_epsilon: PositiveFloat = 1e-5

@@ -17,8 +17,9 @@ def mlp(config: MlpConfig, context: ConnectorContext) -> PerToken:
     output_width = context.target_width
     hidden = [config.hidden_width or output_width] * (config.depth - 1)
     layers: list[nn.Module] = []
-    if config.input_norm == "layer":
-        layers.append(nn.LayerNorm(context.input.width, eps=config.norm_epsilon))
+    if config.input_norm != "none":
+        learned = config.input_norm == "layer"
+        layers.append(nn.LayerNorm(context.input.width, eps=config.norm_epsilon, elementwise_affine=learned))
     for index, (before, after) in enumerate(pairwise([context.input.width, *hidden, output_width])):
         if index > 0:
             layers.append(activation_module(config.activation))

@@ -83,6 +83,17 @@ def test_mlp_with_input_norm_is_internvls_projector():
     assert torch.equal(ours(given).tokens, theirs(given.tokens))
 
 
+def test_plain_input_norm_standardises_each_token_and_learns_nothing():
+    where = context(width=12, language=20)
+    connector, given = mlp(MlpConfig(depth=1, input_norm="plain"), where), features(where)
+    assert [tuple(parameter.shape) for parameter in connector.parameters()] == [(20, 12), (20,)]
+    tokens = given.tokens.double()
+    centred = tokens - tokens.mean(-1, keepdim=True)
+    standard = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    weight, bias = (parameter.double() for parameter in connector.parameters())
+    assert torch.allclose(connector(given).tokens.double(), standard @ weight.T + bias, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("name", "function"),
     [

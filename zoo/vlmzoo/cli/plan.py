@@ -40,7 +40,7 @@ def plan(
     for part in result.parts:
         table.add_row(
             part.part,
-            part.component,
+            part.component.replace(" + ", "\n+ "),
             f"{part.parameters:,}",
             f"{part.trained:,}",
             _size(part.weight_bytes),
