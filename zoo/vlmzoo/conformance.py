@@ -21,7 +21,7 @@ from vlmzoo_registry import AssemblyError, Catalogue, Component, ConfigError, Pl
 from vlmzoo_registry.testing import CheckFailure, CheckFunction, NotApplicable, Report, require, run_checks
 
 PARTNERS: dict[str, Any] = {
-    "vision": {"name": "toy/vision"},
+    "vision": {"name": "toy/vision", "image_size": 48},  # a grid of 6 x 6, for connectors that fold 2 x 2 or 3 x 3
     "connector": [{"name": "toy/connector"}],
     "language": {"name": "toy/language"},
     "template": {"name": "tasks/plain"},
@@ -93,7 +93,7 @@ def _sections(component: Component) -> list[dict[str, Any]]:
 
 
 def _catalogue_with(component: Component) -> Catalogue:
-    """The catalogue, with the component in it even where it was put together by hand.
+    """The catalogue, with this very component under its name: it may have been put together by hand.
 
     Raises `NotApplicable` where a partner cannot be used.
     """
@@ -104,11 +104,14 @@ def _catalogue_with(component: Component) -> Catalogue:
             catalogue.get(kind, partner["name"]).load_factory()
     except (ConfigError, PluginError) as error:
         raise NotApplicable(f"a partner for the model is missing: {error}") from error
-    if component in catalogue.components(component.spec.kind):
-        return catalogue
+    kind, name = component.spec.kind, component.full_name
+    others = [
+        replace(plugin, components=tuple(c for c in plugin.components if (c.spec.kind, c.full_name) != (kind, name)))
+        for plugin in catalogue.plugins
+    ]
     owner = (component.plugin, component.distribution, component.version)
     record = PluginRecord(*owner, reference="", status="ok", components=(component,), file=component.file)
-    return replace(catalogue, plugins=(*catalogue.plugins, record))
+    return replace(catalogue, plugins=(*others, record))
 
 
 def _batch(processor: Any) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from jaxtyping import config as jaxtyping_config
 
 SEED = 20240917
 
@@ -30,6 +31,17 @@ def isolated() -> Iterator[None]:
         torch.set_rng_state(torch_state)
         torch.set_grad_enabled(gradients)
         torch.set_default_dtype(dtype)
+
+
+@contextmanager
+def as_users_run_it() -> Iterator[None]:
+    """Without the shape annotations, which only tests execute: they raise before a part can, and draw random numbers."""
+    disabled = jaxtyping_config.jaxtyping_disable
+    jaxtyping_config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping_config.update("jaxtyping_disable", disabled)
 
 
 def randomness() -> dict[str, object]:

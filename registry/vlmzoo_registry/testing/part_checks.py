@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import config as jaxtyping_config
 from torch import Tensor, nn
 
 from vlmzoo_registry.component import Component
@@ -13,7 +12,7 @@ from vlmzoo_registry.report import failure
 from vlmzoo_registry.testing.check import CheckFunction, NotApplicable, require
 from vlmzoo_registry.testing.harness import PassingHarness, first_difference
 from vlmzoo_registry.testing.harnesses import harness_for
-from vlmzoo_registry.testing.isolation import randomness
+from vlmzoo_registry.testing.isolation import as_users_run_it, randomness
 from vlmzoo_registry.testing.network import no_network
 from vlmzoo_registry.testing.tiny import read_config, tiny_config
 
@@ -53,7 +52,8 @@ def is_deterministic(component: Component) -> None:
     part = harness.build_open()
     inputs = harness.inputs(part, ROWS)
     states, gradients, dtype = randomness(), torch.is_grad_enabled(), torch.get_default_dtype()
-    first = harness.outputs(part, inputs)
+    with as_users_run_it():
+        first = harness.outputs(part, inputs)
     drawn = [name for name, state in randomness().items() if states[name] != state]
     second = harness.outputs(part, inputs)
     differing = [number for number, (one, two) in enumerate(zip(first, second, strict=True)) if not torch.equal(one, two)]
@@ -94,7 +94,8 @@ def gradients_reach_every_parameter(component: Component) -> None:
     """
     harness = harness_for(component)
     part = harness.build_open()
-    trainable = {name: tensor for name, tensor in part.named_parameters() if tensor.requires_grad}
+    # A parameter without elements (no register tokens, say) has nothing to train.
+    trainable = {name: tensor for name, tensor in part.named_parameters() if tensor.requires_grad and tensor.numel()}
     if not trainable:
         raise NotApplicable("it has no parameters that can train")
     backward(part, lambda: harness.outputs(part, harness.inputs(part, ROWS)))
@@ -223,14 +224,10 @@ def _tensors(part: nn.Module) -> dict[str, object]:
 
 
 def _raised(call: Callable[[], Any]) -> Exception | None:
-    """What a call raises, as a user sees it: without the shape annotations, which run in tests only and come first there."""
-    disabled = jaxtyping_config.jaxtyping_disable
-    jaxtyping_config.update("jaxtyping_disable", True)
+    """What a call raises."""
     try:
-        with torch.no_grad():
+        with as_users_run_it(), torch.no_grad():
             call()
     except Exception as error:
         return error
-    finally:
-        jaxtyping_config.update("jaxtyping_disable", disabled)
     return None
