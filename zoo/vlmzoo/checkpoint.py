@@ -75,7 +75,20 @@ def save(
             _write(vlm, staging, extra or {})
             verify(staging)
     except (OSError, SafetensorError) as error:
-        raise ResourceError(f"`{target}` could not be written ({error}); {_space(vlm, target)}") from error
+        needed, free = _space(vlm, target)
+        raise ResourceError(
+            f"`{target}` could not be written ({error}); it takes {_mebibytes(needed)}, and {_mebibytes(free)} are free there"
+        ) from error
+
+
+def require_space(vlm: VLM, folder: Path) -> None:
+    """Raise `ResourceError` where a checkpoint of this model would not fit into `folder`: better before training than after."""
+    needed, free = _space(vlm, folder)
+    if needed > free:
+        raise ResourceError(
+            f"`{folder}`: a checkpoint takes {_mebibytes(needed)}, and only {_mebibytes(free)} are free there; make room, or "
+            "choose another folder"
+        )
 
 
 def load(folder: str | os.PathLike[str], *, catalogue: Catalogue | None = None) -> VLM:
@@ -288,11 +301,15 @@ def _read_tensors(file: Path, names: set[str]) -> dict[str, Tensor]:
         raise CheckpointError(f"`{file}` is not a whole safetensors file ({error})") from error
 
 
-def _space(vlm: VLM, target: Path) -> str:
-    """How much a checkpoint needs, and how much there is."""
+def _space(vlm: VLM, target: Path) -> tuple[int, int]:
+    """How many bytes the tensors of a checkpoint take, and how many are free."""
     needed = sum(_bytes(tensor) for part in PARTS for tensor in own_tensors(vlm.parts[part]).values())
-    folder = next(parent for parent in target.parents if parent.is_dir())
-    return f"it needs {needed / 2**20:.0f} MiB, and {shutil.disk_usage(folder).free / 2**20:.0f} MiB are free there"
+    folder = next(folder for folder in (target, *target.parents) if folder.is_dir())
+    return needed, shutil.disk_usage(folder).free
+
+
+def _mebibytes(count: int) -> str:
+    return f"{count / 2**20:.1f} MiB"
 
 
 def _first(reasons: list[str]) -> list[str]:

@@ -163,7 +163,9 @@ class TestSignals:
     WAIT = (
         "import time; from pathlib import Path",
         "try:",
-        "    Path('ready').touch(); time.sleep(600)",
+        # Not one long sleep: a signal that comes right before it would be seen only after it.
+        "    Path('ready').touch()",
+        "    while True: time.sleep(0.01)",
         "finally:",
         "    Path('left').touch()",
     )

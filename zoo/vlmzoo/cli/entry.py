@@ -59,17 +59,30 @@ def vlmzoo(
 
 def main() -> None:
     """Run the command line; ends the process with 0 or the exit code of what went wrong."""
-    signal.signal(signal.SIGTERM, _leave)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         app()
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except Interrupted as stop:
+        if os.environ.get(DEBUG, "0") not in ("", "0"):
+            traceback.print_exception(stop)
+        # Whoever was at work has left a note of what is lost.
+        print("; ".join(["interrupted", *getattr(stop, "__notes__", [])]), file=sys.stderr)
+        sys.exit(128 + stop.number)
     except Exception as error:
         if os.environ.get(DEBUG, "0") not in ("", "0"):
             traceback.print_exception(error)
         sys.exit(report_failure(error))
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
+class Interrupted(BaseException):
+    """A signal asks the process to end. No `KeyboardInterrupt`: Typer would catch that, and its notes would be lost."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
     """Leave as an exception would, so that `finally` clauses run; a command that has more to do sets a handler of its own."""
-    sys.exit(128 + number)
+    raise Interrupted(number)

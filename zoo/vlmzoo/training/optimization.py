@@ -15,7 +15,7 @@ def rate_factor(step: int, steps: int, warmup: float, schedule: Literal["cosine"
     It rises linearly over the first `warmup` (a fraction of the steps) to 1, which it reaches at the last of these; then it
     stays, or falls along half a cosine to 0 after the last step.
     """
-    rising = math.ceil(warmup * steps)
+    rising = math.ceil(warmup * steps - 1e-9)  # 0.07 * 100 is a little more than 7
     if step < rising:
         return (step + 1) / rising
     if schedule == "constant":

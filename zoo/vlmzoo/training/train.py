@@ -9,10 +9,11 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -21,6 +22,7 @@ from rich.console import Console
 from torch import Tensor
 
 from vlmzoo.assemble import build
+from vlmzoo.checkpoint import require_space, save
 from vlmzoo.config import Choice, Recipe, StageConfig, load_recipe
 from vlmzoo.data import Collator, SampleStream
 from vlmzoo.loss import supervised_count
@@ -74,16 +76,21 @@ def train(
         raise ResourceError(
             f"`{folder}` holds a finished stage already: choose another `--output`, or remove it to train again"
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResourceError(f"`{folder}` cannot be made ({error}): choose another `--output`") from error
     set_seed(plan.seed)
-    model = build(plan.model, catalogue=catalogue)
     samples = Samples([_make(choice, Dataset) for choice in stage.data])
+    model = build(plan.model, catalogue=catalogue)
+    require_space(model, folder)
     return fit(model, plan, stage, samples, folder, console)
 
 
 def fit(model: VLM, recipe: Recipe, stage: StageConfig, samples: Samples, folder: Path, console: Console | None) -> TrainResult:
     """Train a model for one stage and save it."""
-    accelerator = Accelerator(mixed_precision="bf16" if stage.precision == "bf16" else "no", gradient_accumulation_steps=1)
+    # Precision is chosen where the forward runs: accelerate would keep its choice for the rest of the process.
+    accelerator = Accelerator(mixed_precision="no", gradient_accumulation_steps=1)
     shown = console if accelerator.is_main_process else None
     ranks, rank = accelerator.num_processes, accelerator.process_index
     if stage.micro_batch % ranks:
@@ -96,20 +103,30 @@ def fit(model: VLM, recipe: Recipe, stage: StageConfig, samples: Samples, folder
         transform=model.processor.transform,
         max_length=_max_length(model),
     )
-    states = set_trainable(model, stage.train)
+    states = set_trainable(model, {str(part): settings for part, settings in stage.train.items()})
     if shown is not None:
         shown.print(parts_table(states, _component_names(recipe)))
     optimizer = make_optimizer(states)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     stream = SampleStream(len(samples), stage.batch_size, seed=recipe.seed)
-    steps = stage.steps if stage.steps is not None else math.ceil(stage.epochs * len(samples) / stage.batch_size)
+    steps = stage.steps or math.ceil((stage.epochs or 1) * len(samples) / stage.batch_size)
     trained = [parameter for state in states for parameter in state.trained.values()]
-    log = RunLog(folder / "log.jsonl") if accelerator.is_main_process else None
+    # What a row without an image cannot reach; where there are several processes, each waits for all gradients of the others.
+    of_images = [p for state in states if state.name != "language" for p in state.trained.values()] if ranks > 1 else []
+    image_only = not any(state.trained for state in states if state.name == "language")
+    checked = False
     losses: list[float] = []
-    with StepProgress(shown, stage.name, steps) as progress:
+    checkpoint = folder / "checkpoint"
+    with StepProgress(shown, stage.name, steps) as progress, RunLog(folder, writes=accelerator.is_main_process) as log:
         for step in range(steps):
             began = time.perf_counter()
             rows = [samples[draw.index] for draw in stream.next_batch()]
+            has_images = any(row.images for row in rows)
+            if image_only and not has_images:
+                raise DataError(
+                    "a batch does not touch what trains (rows without an image, and only image parts train); mix in rows with "
+                    f"images or train the language model: {_sources(rows)}"
+                )
             micros = [rows[start : start + stage.micro_batch][rank::ranks] for start in range(0, len(rows), stage.micro_batch)]
             batches = [_to(collate(micro), accelerator.device) for micro in micros]
             counts = [supervised_count(batch["labels"], weights=batch.get("weights")) for batch in batches]
@@ -117,60 +134,68 @@ def fit(model: VLM, recipe: Recipe, stage: StageConfig, samples: Samples, folder
             # Gradients are averaged over processes: a denominator smaller by their number makes the average a sum.
             denominator = tokens / ranks
             rates = set_rates(optimizer, states, step, steps, stage.warmup, stage.schedule)
-            total = torch.zeros((), device=accelerator.device)
+            parts = []
             for number, batch in enumerate(batches):
-                if number + 1 < len(batches):
-                    with accelerator.no_sync(wrapped):
-                        total += _forward_backward(accelerator, wrapped, batch, denominator, micros[number])
-                else:
-                    total += _forward_backward(accelerator, wrapped, batch, denominator, micros[number])
-            if step == 0:
+                last = number + 1 == len(batches)
+                with nullcontext() if last else accelerator.no_sync(wrapped):
+                    parts.append(_forward_backward(accelerator, wrapped, batch, denominator, stage.precision, of_images))
+            if has_images and not checked:
                 check_gradients(states)
-            norm = accelerator.clip_grad_norm_(trained, stage.clip)
-            loss = (accelerator.reduce(total, reduction="sum") / ranks).item()
+                checked = True
+            for parameter in trained:
+                # Not reached by this batch: 0, as it is where another process or micro-batch had reached it.
+                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            norm = float(accelerator.clip_grad_norm_(trained, stage.clip))
+            loss = float(accelerator.reduce(torch.stack(parts).sum(), reduction="sum")) / ranks
             if not (math.isfinite(loss) and math.isfinite(norm)):
+                # Those of the micro-batches that are to blame, or all where only the gradient is.
+                blamed = [row for part, micro in zip(parts, micros, strict=True) if not part.isfinite() for row in micro]
                 raise NotFiniteError(
-                    f"step {step}: the loss is {loss} and the gradient's norm {float(norm)}; the weights are untouched. "
-                    "Lower the learning rate, or look at these rows: " + _sources(rows)
+                    f"step {step}: the loss is {loss} and the gradient's norm {norm}; the weights are untouched. "
+                    f"Lower the learning rate, or look at these rows: {_sources(blamed or rows)}"
                 )
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             losses.append(loss)
             progress.advance(loss)
-            if log is not None and (step % stage.log_every == 0 or step + 1 == steps):
+            if step % stage.log_every == 0 or step + 1 == steps:
                 log.write(
                     {
                         "step": step,
                         "loss": loss,
-                        "gradient_norm": float(norm),
+                        "gradient_norm": norm,
                         "lr": rates,
                         "tokens": int(tokens),
                         "epoch": stream.state.epoch,
                         "seconds": round(time.perf_counter() - began, 4),
                     }
                 )
-    if log is not None:
-        log.close()
-    model.eval()
-    checkpoint = folder / "checkpoint"
-    if accelerator.is_main_process:
-        model.save_pretrained(checkpoint, extra={"stage": stage.name, "recipe_sha256": _digest(recipe), "parent": None})
+        model.eval()
+        extra = {"stage": stage.name, "recipe_sha256": _digest(recipe), "parent": None}
+        save(model, checkpoint, extra=extra, is_main_process=accelerator.is_main_process)
     accelerator.wait_for_everyone()
     return TrainResult(model, checkpoint, tuple(losses))
 
 
 def _forward_backward(
-    accelerator: Accelerator, wrapped: Any, batch: dict[str, Tensor], denominator: Tensor, rows: list[Sample]
+    accelerator: Accelerator,
+    wrapped: Any,
+    batch: dict[str, Tensor],
+    denominator: Tensor,
+    precision: Literal["float32", "bf16"],
+    of_images: Sequence[Tensor],
 ) -> Tensor:
+    """The share of a micro-batch in the loss; its gradients are added to those that are there."""
     weights = batch.pop("weights", None)
-    loss = wrapped(**batch, loss_weights=weights, num_items_in_batch=denominator).loss
-    if not loss.requires_grad:
-        raise DataError(
-            "a batch does not touch what trains (rows without an image, and only image parts train); mix in rows with images "
-            "or train the language model: " + _sources(rows)
-        )
-    accelerator.backward(loss)
-    return loss.detach()
+    with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        loss: Tensor = wrapped(**batch, loss_weights=weights, num_items_in_batch=denominator).loss
+    share = loss.detach()
+    if "pixel_values" not in batch:
+        for parameter in of_images:
+            loss = loss + 0 * parameter.flatten()[0]
+    if loss.requires_grad:
+        accelerator.backward(loss)
+    return share
 
 
 def _make(choice: Choice, contract: type) -> Any:
