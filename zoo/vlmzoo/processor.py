@@ -1,7 +1,7 @@
 """From messages and images to a batch that the model takes."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from PIL import Image
 from torch import Tensor
@@ -58,7 +58,8 @@ class VLMProcessor:
         if (messages is None) == (text is None):
             raise ValueError("give either `messages` or `text`")
         if messages is not None:
-            conversations = [messages] if messages and isinstance(messages[0], Mapping) else list(messages)
+            one = bool(messages) and isinstance(messages[0], Mapping)
+            conversations = cast(list[Sequence[Message]], [messages] if one else list(messages))
             rows = [[_turn(message) for message in conversation] for conversation in conversations]
             pictures = _per_row(images, len(rows))
         else:

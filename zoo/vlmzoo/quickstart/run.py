@@ -14,10 +14,13 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
+from torch.nn import functional
 
 from vlmzoo.checkpoint import load
 from vlmzoo.config import Recipe, load_recipe
 from vlmzoo.data.collate import Collator
+from vlmzoo.data.encode import IGNORE
 from vlmzoo.model.vlm import VLM
 from vlmzoo.quickstart.assets import QuickstartAssets, prepare
 from vlmzoo.quickstart.words import Names
@@ -31,11 +34,16 @@ GENERATED = 12  # tokens; the longest name in the data has fewer
 
 @dataclass(frozen=True)
 class Answer:
-    """One held-out picture: its name, what the model says of it, and what it says shown another one."""
+    """One held-out picture: its name, what the model says of it, and what it says shown another one.
+
+    The losses are those of the true name (nats per token), with its picture and with the other.
+    """
 
     truth: str
     says: str
     shuffled: str
+    loss: float
+    shuffled_loss: float
 
 
 @dataclass(frozen=True)
@@ -49,12 +57,17 @@ class Score:
 
 @dataclass(frozen=True)
 class QuickstartResult:
-    """What came out, with the pictures and with the pictures shuffled."""
+    """What came out, with the pictures and with the pictures shuffled.
+
+    `differ` is the share of pictures of which the model says something else than of another one; `likelier` the share whose
+    true name is likelier with its own picture than with another's (chance: one half).
+    """
 
     answers: tuple[Answer, ...]
     true: Score
     shuffled: Score
     differ: float
+    likelier: float
     checkpoint: Path
 
 
@@ -81,6 +94,7 @@ def quickstart(output: Path, *, overrides: Sequence[str] = (), console: Console 
         true=score([(a.truth, a.says) for a in answers], names),
         shuffled=score([(a.truth, a.shuffled) for a in answers], names),
         differ=sum(a.says != a.shuffled for a in answers) / len(answers),
+        likelier=sum(a.loss < a.shuffled_loss for a in answers) / len(answers),
         checkpoint=folder,
     )
     record = {**asdict(result), "checkpoint": str(folder)}
@@ -119,15 +133,32 @@ def ask(model: VLM, recipe: Recipe, samples: Sequence[Sample], batch_size: int =
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0)).tolist()
     other = {order[index]: samples[order[index - 1]] for index in range(len(order))}
     said: dict[str, list[str]] = {"true": [], "shuffled": []}
+    losses: dict[str, list[float]] = {"true": [], "shuffled": []}
     for start in range(0, len(samples), batch_size):
         indices = range(start, min(start + batch_size, len(samples)))
         for kind in said:
             shown = [samples[i] if kind == "true" else _with_images(samples[i], other[i]) for i in indices]
             said[kind] += say(model, collate.prompts(shown), GENERATED)
+            losses[kind] += name_losses(model, collate(shown))
     return tuple(
-        Answer(truth=sample.turns[-1].text, says=says, shuffled=shuffled)
-        for sample, says, shuffled in zip(samples, said["true"], said["shuffled"], strict=True)
+        Answer(
+            truth=sample.turns[-1].text,
+            says=said["true"][index],
+            shuffled=said["shuffled"][index],
+            loss=losses["true"][index],
+            shuffled_loss=losses["shuffled"][index],
+        )
+        for index, sample in enumerate(samples)
     )
+
+
+def name_losses(model: VLM, batch: dict[str, Tensor]) -> list[float]:
+    """The mean loss of each row's supervised tokens."""
+    labels = batch.pop("labels")[:, 1:]
+    with torch.inference_mode():
+        logits = model(**batch).logits[:, :-1].float()
+    token_losses = functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none")  # 0 where ignored
+    return (token_losses.sum(dim=1) / (labels != IGNORE).sum(dim=1)).tolist()
 
 
 def score(pairs: Sequence[tuple[str, str]], names: Names) -> Score:
@@ -162,7 +193,9 @@ def show(result: QuickstartResult, console: Console, rows: int = 16) -> None:
     for name, scored in (("with its picture", result.true), ("with another's picture", result.shuffled)):
         shares.add_row(name, f"{scored.group:.2f}", f"{scored.word:.2f}", f"{scored.exact:.2f}")
     console.print(shares)
-    console.print(f"The words change with the picture in {result.differ:.0%} of the cases.")
+    console.print()
+    console.print(f"What it says changes with the picture in {result.differ:.0%} of the cases.")
+    console.print(f"The true name is likelier with its own picture than with another's in {result.likelier:.0%} (chance: 50%).")
 
 
 def _with_images(sample: Sample, other: Sample) -> Sample:
