@@ -158,6 +158,7 @@ def test_what_is_returned_is_what_was_saved(data: dict[str, Any], tmp_path: Path
         with torch.no_grad():
             assert torch.equal(result.model(**batch).logits, vlmzoo.load(result.checkpoint)(**batch).logits)
         assert {tensor.dtype for tensor in own_tensors(result.model).values()} == {torch.float32}
+        assert not any(module.training for module in result.model.modules())
 
 
 def test_bf16_computes_in_bf16(data: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -518,6 +519,37 @@ def test_the_log_of_a_killed_run_can_be_read(data: dict[str, Any], tmp_path: Pat
     assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [0, 1]
     kept = (tmp_path / "align" / "log.1.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in kept] == steps
+
+
+def test_processes_that_do_not_find_each_other_are_refused(
+    data: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each would train alone and write over the other."""
+    train(recipe(data), output=tmp_path / "alone")  # from now on accelerate takes this process for the only one
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert refusal(lambda: train(recipe(data), output=tmp_path / "one of two"), ResourceError) == (
+        "2 processes were started together (WORLD_SIZE), but accelerate has joined 1: start them with `accelerate launch` or "
+        "`torchrun`, and import nothing before that makes an `Accelerator`"
+    )
+
+
+def test_an_interruption_says_what_is_lost(data: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a notebook too, where it is a `KeyboardInterrupt`."""
+    advance = training.StepProgress.advance
+
+    def interrupted(self: Any, loss: float) -> None:
+        advance(self, loss)
+        if self._done == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training.StepProgress, "advance", interrupted)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        train(recipe(data, steps=7), output=tmp_path)
+    assert stopped.value.__notes__ == [
+        "stage `align` stopped after step 3 of 7, before its checkpoint was whole: what it learnt is lost, and nothing else is "
+        "damaged"
+    ]
+    assert sorted(file.name for file in (tmp_path / "align").iterdir()) == ["log.jsonl"]
 
 
 def test_only_the_first_process_writes_the_log(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ same update comes out however the batch is split into micro-batches and processe
 import hashlib
 import json
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -89,8 +90,7 @@ def train(
 
 def fit(model: VLM, recipe: Recipe, stage: StageConfig, samples: Samples, folder: Path, console: Console | None) -> TrainResult:
     """Train a model for one stage and save it."""
-    # Precision is chosen where the forward runs: accelerate would keep its choice for the rest of the process.
-    accelerator = Accelerator(mixed_precision="no", gradient_accumulation_steps=1)
+    accelerator = _accelerator()
     shown = console if accelerator.is_main_process else None
     ranks, rank = accelerator.num_processes, accelerator.process_index
     if stage.micro_batch % ranks:
@@ -175,6 +175,23 @@ def fit(model: VLM, recipe: Recipe, stage: StageConfig, samples: Samples, folder
         save(model, checkpoint, extra=extra, is_main_process=accelerator.is_main_process)
     accelerator.wait_for_everyone()
     return TrainResult(model, checkpoint, tuple(losses))
+
+
+def _accelerator() -> Accelerator:
+    """The device, and the processes that were started together.
+
+    Raises `ResourceError` where they do not find each other: each would train alone and write over the others.
+    """
+    # Without `cpu`, processes on a machine without an accelerator would each train alone. Precision is chosen where the
+    # forward runs: accelerate would keep its choice for the rest of the process.
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision="no")
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != started:
+        raise ResourceError(
+            f"{started} processes were started together (WORLD_SIZE), but accelerate has joined {accelerator.num_processes}: "
+            "start them with `accelerate launch` or `torchrun`, and import nothing before that makes an `Accelerator`"
+        )
+    return accelerator
 
 
 def _forward_backward(
