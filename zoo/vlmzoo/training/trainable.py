@@ -28,7 +28,8 @@ class PartState:
 def set_trainable(vlm: VLM, train: Mapping[str, TrainPart]) -> tuple[PartState, ...]:
     """Freeze what the stage does not name, and let the rest train; puts the model into training mode.
 
-    Parameters that no output depends on (an encoder's pooler) stay frozen in every mode.
+    Parameters that no output depends on (an encoder's pooler), or that have no elements (DINOv3's registers where there are
+    none), stay frozen in every mode.
 
     Raises `AssemblyError` where a part that is to train has nothing that could.
     """
@@ -37,7 +38,7 @@ def set_trainable(vlm: VLM, train: Mapping[str, TrainPart]) -> tuple[PartState, 
         settings = train.get(name)
         unused = vlm.vision.unused_parameters if name == "vision" else frozenset()
         parameters = dict(vlm.parts[name].named_parameters())
-        trained = {} if settings is None else {key: value for key, value in parameters.items() if key not in unused}
+        trained = {} if settings is None else {key: p for key, p in parameters.items() if key not in unused and p.numel()}
         frozen = {key: value for key, value in parameters.items() if key not in trained}
         if settings is not None and not trained:
             reasons.append(f"`train.{name}`: the part has no parameters that train; leave it out")
