@@ -181,10 +181,10 @@ def show(result: QuickstartResult, console: Console, rows: int = 16) -> None:
     """The table of held-out pictures, evenly taken from all of them, and the shares over all."""
     table = Table(title="Pictures never seen in training", title_justify="left", box=None, pad_edge=False)
     for column in ("truth", "the model says", "with the pictures shuffled"):
-        table.add_column(column, overflow="ellipsis", no_wrap=True, max_width=34)
+        table.add_column(column, overflow="ellipsis", no_wrap=True, max_width=24)
     step = max(1, len(result.answers) // rows)
     for answer in result.answers[::step][:rows]:
-        table.add_row(answer.truth, answer.says, answer.shuffled)
+        table.add_row(*(" ".join(text.split()) for text in (answer.truth, answer.says, answer.shuffled)))
     console.print(table)
     console.print()
     shares = Table(title=f"Over all {len(result.answers)} of them", title_justify="left", box=None, pad_edge=False)
