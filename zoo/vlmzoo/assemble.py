@@ -33,6 +33,7 @@ from vlmzoo_registry import (
     VisionEncoder,
     VlmzooError,
 )
+from vlmzoo_registry.report import failure
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,11 @@ def build(
     """
     model_config = config if isinstance(config, ModelConfig) else load_model(config, overrides, catalogue)
     parts = assemble(model_config)
-    tokenizer = parts.language.tokenizer
+    try:
+        tokenizer = parts.language.tokenizer
+    except (OSError, ValueError) as error:
+        name = model_config.language.component.full_name
+        raise AssemblyError(f"`language` ({name}): its tokenizer cannot be read: {' '.join(str(error).split())}") from error
     token, token_id = find_image_token(tokenizer)
     parts.language.resize(len(tokenizer))
     vlm = finish(model_config, parts, token_id)
@@ -72,13 +77,19 @@ def build(
     return vlm
 
 
-def assemble(config: ModelConfig) -> Parts:
-    """Make the parts and check that they fit; under `torch.device("meta")` without values, for a plan."""
+def assemble(config: ModelConfig, *, described: bool = False) -> Parts:
+    """Make the parts and check that they fit.
+
+    With `described`, pretrained parts are made at random from what this machine knows of their architecture: under
+    `torch.device("meta")` that is a plan. Raises `AssemblyError` with every reason that can be known.
+    """
     reasons: list[str] = []
+    out_of_place = set()
     last = len(config.connector) - 1
     for index, choice in enumerate(config.connector):
         in_decoder = "layers" in choice.component.spec.capabilities
         name = f"`connector.{index}` ({choice.component.full_name})"
+        before = len(reasons)
         if in_decoder and config.architecture == "unified":
             reasons.append(f"{name} builds blocks in the decoder: use `architecture: cross_attention`, or another connector")
         elif in_decoder and index != last:
@@ -88,21 +99,26 @@ def assemble(config: ModelConfig) -> Parts:
                 f"`architecture: cross_attention` needs a connector with the capability `layers` at the end of the chain, "
                 f"for example `connectors/cross-attention`; {name} makes tokens for the text"
             )
-    vision = _make(config.vision, VisionEncoder, "vision", reasons)
-    language = _make(config.language, LanguageModel, "language", reasons)
-    if reasons or vision is None or language is None:
+        if len(reasons) > before:
+            out_of_place.add(index)
+    vision = _make(config.vision, VisionEncoder, "vision", reasons, described=described)
+    language = _make(config.language, LanguageModel, "language", reasons, described=described)
+    if vision is None:
         raise AssemblyError("the parts do not fit together", reasons)
 
     shapes = [vision.output_shape]
     connectors: list[Connector | LayersConnector] = []
-    depth = len(language.decoder_layers) if config.architecture == "cross_attention" else 0
+    depth = 0
+    if language is not None and config.architecture == "cross_attention" and not out_of_place:
+        depth = len(language.decoder_layers)
     for index, choice in enumerate(config.connector):
         kind = LayersConnector if "layers" in choice.component.spec.capabilities else Connector
-        final = index == last and kind is Connector
+        if index in out_of_place or (language is None and index == last):
+            break  # nothing can be said about what it must fit to
         context = ConnectorContext(
             input=shapes[-1],
-            output_width=language.width if final else None,
-            language_width=language.width,
+            output_width=language.width if index == last and kind is Connector else None,
+            language_width=shapes[-1].width if language is None else language.width,
             language_depth=depth,
         )
         connector = _make(choice, kind, f"connector.{index}", reasons, context)
@@ -117,13 +133,13 @@ def assemble(config: ModelConfig) -> Parts:
                 break
         else:
             reasons += _misplaced(connector, f"`connector.{index}` ({choice.component.full_name})", depth)
-    if not reasons and config.architecture == "unified" and shapes[-1].width != language.width:
+    if not reasons and config.architecture == "unified" and language is not None and shapes[-1].width != language.width:
         reasons.append(
             f"`connector.{last}` ({config.connector[-1].component.full_name}) gives tokens of width {shapes[-1].width}, but "
             f"those of `language` ({config.language.component.full_name}) have {language.width}: end the chain with a "
             "connector that projects, for example `connectors/linear` or `connectors/mlp`"
         )
-    if reasons:
+    if reasons or language is None:
         raise AssemblyError("the parts do not fit together", reasons)
     return Parts(vision, tuple(connectors), language, tuple(shapes))
 
@@ -195,13 +211,19 @@ def make_processor(vlm: VLM, config: ModelConfig, tokenizer: Any, token: str) ->
     return VLMProcessor(tokenizer=tokenizer, transform=vlm.vision.transform, template=template, image_token=image_token)
 
 
-def _make(choice: Choice, contract: type, where: str, reasons: list[str], *context: Any) -> Any:
-    """A part, or None and a reason."""
+def _make(choice: Choice, contract: type, where: str, reasons: list[str], *context: Any, described: bool = False) -> Any:
+    """A part, or None and a reason; with `described` without its pretrained weights."""
     try:
-        part = choice.component.load_factory()(choice.config, *context)
+        factory: Any = choice.component.load_factory()
+        part = factory(factory.resolve(choice.config) if described else choice.config, *context)
     except VlmzooError as error:
         reasons += _each(error, where, choice)
         return None
+    except OSError as error:  # a file that is not there, a hub that does not answer
+        reasons.append(f"`{where}` ({choice.component.full_name}): {' '.join(str(error).split())}")
+        return None
+    except Exception as error:
+        raise PluginError(f"`{where}`: {choice.component} could not be made: {failure(error)}") from error
     if not isinstance(part, contract) or not isinstance(part, nn.Module):
         raise PluginError(
             f"`{choice.component.full_name}` ({choice.component.distribution}) makes a {type(part).__name__}, which is not a "

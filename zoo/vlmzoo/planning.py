@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from vlmzoo.assemble import Parts, assemble, resolved
+from vlmzoo.assemble import Parts, assemble
 from vlmzoo.config import ModelConfig, Recipe, StageConfig, load_either
-from vlmzoo_registry import Catalogue, LayersConnector
-
-ADAMW_BYTES = 8  # two float32 moments for each parameter that trains
+from vlmzoo.image_token import find_image_token
+from vlmzoo.offline import offline
+from vlmzoo_registry import Catalogue, LanguageModel, LayersConnector
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,10 @@ class PartPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a recipe will build. `steps` says what an image is after each part, in order."""
+    """What a recipe will build.
+
+    `steps` says what an image is after each part, in order; `notes` what this machine does not know.
+    """
 
     architecture: str
     parts: tuple[PartPlan, ...]
@@ -42,6 +45,7 @@ class Plan:
     text_slots: int
     blocks: tuple[int, ...]
     stage: str | None
+    notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data."""
@@ -59,13 +63,25 @@ def plan(
     Raises `ConfigError` and `AssemblyError` with every reason for refusal at once.
     """
     model, stage = _load(config, overrides, catalogue)
-    with torch.device("meta"):
-        parts = assemble(resolved(model))
-    return describe(model, parts, stage)
+    with offline(), torch.device("meta"):
+        parts = assemble(model, described=True)
+        notes = _add_image_token(parts.language)
+    return _describe(model, parts, stage, notes)
 
 
-def describe(model: ModelConfig, parts: Parts, stage: StageConfig | None) -> Plan:
-    """The plan of parts that were assembled, on whatever device."""
+def _add_image_token(language: LanguageModel) -> tuple[str, ...]:
+    """Give the embedding the rows that `build` gives it; or say why that is not known here."""
+    try:
+        tokenizer = language.tokenizer
+    except (OSError, ValueError) as error:  # what transformers raises for a tokenizer that is not there
+        reason = str(error).strip().splitlines()[0]
+        return (f"the tokenizer cannot be read on this machine ({reason}): rows that its image token adds are not counted",)
+    find_image_token(tokenizer)
+    language.resize(len(tokenizer))
+    return ()
+
+
+def _describe(model: ModelConfig, parts: Parts, stage: StageConfig | None, notes: tuple[str, ...]) -> Plan:
     chain = nn.ModuleList(parts.connector)
     names = {
         "vision": model.vision.component.full_name,
@@ -79,15 +95,15 @@ def describe(model: ModelConfig, parts: Parts, stage: StageConfig | None) -> Pla
         parameters = dict(module.named_parameters())
         trained = {name: p for name, p in parameters.items() if trains and name not in unused.get(part, ())}
         weights = sum(_bytes(p) for p in parameters.values())
-        count = sum(p.numel() for p in trained.values())
         plans.append(
             PartPlan(
                 part=part,
                 component=names[part],
                 parameters=sum(p.numel() for p in parameters.values()),
-                trained=count,
+                trained=sum(p.numel() for p in trained.values()),
                 weight_bytes=weights,
-                training_bytes=sum(_bytes(p) for p in trained.values()) + ADAMW_BYTES * count,
+                # A gradient, and AdamW's two moments, all of the parameter's own type.
+                training_bytes=3 * sum(_bytes(p) for p in trained.values()),
             )
         )
     transform = parts.vision.transform
@@ -107,6 +123,7 @@ def describe(model: ModelConfig, parts: Parts, stage: StageConfig | None) -> Pla
         text_slots=parts.shapes[-1].count if model.architecture == "unified" else 1,
         blocks=blocks,
         stage=None if stage is None else stage.name,
+        notes=notes,
     )
 
 

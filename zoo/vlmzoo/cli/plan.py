@@ -49,6 +49,8 @@ def plan(
     out.print(table)
     total = sum(part.weight_bytes + part.training_bytes for part in result.parts)
     out.print(f"Memory for weights, gradients and AdamW: {_size(total)}; activations come on top.")
+    for note in result.notes:
+        out.print(f"Note: {note}.", soft_wrap=True)
 
 
 def _size(count: int) -> str:
