@@ -1,7 +1,9 @@
 """Shape annotations are executed in every test: this must stand before anything of vlmzoo is imported."""
 
 import os
+import sys
 
+import pytest
 from jaxtyping import install_import_hook
 
 # Two cores are shared by the workers of the suite; threads of one model would only wait for each other.
@@ -27,3 +29,10 @@ SHAPED = [
     "vlmzoo_transformers",
 ]
 install_import_hook(SHAPED, "shape_checker.check")
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test starts from the same draws, alone or in any order; tests that load no framework stay without one."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
