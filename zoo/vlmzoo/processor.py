@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -11,7 +12,7 @@ from vlmzoo.data.collate import pad_images, pad_rows
 from vlmzoo.data.encode import ImageToken, encode_prompt, refuse_special_tokens
 from vlmzoo_registry import DataError, ImageTransform, Template, Turn
 from vlmzoo_registry.images import to_rgb
-from vlmzoo_registry.tasks import IMAGE
+from vlmzoo_registry.tasks import IMAGE, Rendered
 
 Message = Mapping[str, Any]
 
@@ -51,16 +52,22 @@ class VLMProcessor:
             return_tensors: "pt", the only form.
             padding_side: where shorter rows are filled.
 
-        Raises `DataError` naming the row where images and markers do not match or the text contains a control token.
+        Raises `DataError` naming the row where images and markers do not match, the text contains a control token, a message
+        is not understood, or an image cannot be read; `ValueError` for arguments of another form.
         """
         if return_tensors != "pt":
             raise ValueError(f"`return_tensors` (={return_tensors!r}) must be 'pt'")
+        if padding_side not in ("left", "right"):
+            raise ValueError(f"`padding_side` (={padding_side!r}) must be 'left' or 'right'")
         if (messages is None) == (text is None):
             raise ValueError("give either `messages` or `text`")
         if messages is not None:
             one = bool(messages) and isinstance(messages[0], Mapping)
             conversations = cast(list[Sequence[Message]], [messages] if one else list(messages))
-            rows = [[_turn(message) for message in conversation] for conversation in conversations]
+            rows = [
+                [_turn(message, f"row {number}") for message in conversation]
+                for number, conversation in enumerate(conversations)
+            ]
             pictures = _per_row(images, len(rows))
         else:
             texts = [text] if isinstance(text, str) else list(text or ())
@@ -69,47 +76,70 @@ class VLMProcessor:
                 [Turn("user", line if IMAGE in line else IMAGE * len(picture) + line)]
                 for line, picture in zip(texts, pictures, strict=True)
             ]
+        if not rows:
+            raise DataError("there is no row: give at least one conversation or text")
         ids = []
+        pixels = []
         for number, (turns, picture) in enumerate(zip(rows, pictures, strict=True)):
             source = f"row {number}"
             markers = sum(turn.text.count(IMAGE) for turn in turns)
             if markers != len(picture):
                 raise DataError(f"{source}: {markers} `{IMAGE}` in the text, but {len(picture)} images: give one for each")
             refuse_special_tokens(turns, self.tokenizer, self.image_token, source=source)
-            ids.append(encode_prompt(self.template.render(turns, prompt=True), self.tokenizer, self.image_token, source=source))
+            ids.append(encode_prompt(self._rendered(turns, source), self.tokenizer, self.image_token, source=source))
+            pixels.append([self._pixels(image, f"{source}, image {place}") for place, image in enumerate(picture)])
         filler = self.tokenizer.pad_token_id
         batch = {
             "input_ids": pad_rows(ids, 0 if filler is None else filler, side=padding_side),
             "attention_mask": pad_rows([row.new_ones(len(row)) for row in ids], 0, side=padding_side),
         }
-        pixels, mask = pad_images([[self.transform(to_rgb(image)) for image in picture] for picture in pictures])
-        if pixels is not None and mask is not None:
-            batch.update(pixel_values=pixels, image_mask=mask)
+        pixel_values, mask = pad_images(pixels)
+        if pixel_values is not None and mask is not None:
+            batch.update(pixel_values=pixel_values, image_mask=mask)
         return batch
+
+    def _rendered(self, turns: Sequence[Turn], source: str) -> Rendered:
+        try:
+            return self.template.render(turns, prompt=True)
+        except DataError as error:
+            raise DataError(f"{source}: {error.message}", error.reasons) from error
+
+    def _pixels(self, image: Image.Image, source: str) -> Float[Tensor, "3 H W"]:
+        try:
+            return self.transform(to_rgb(image))
+        except (OSError, ValueError) as error:  # cut off, or of a mode without a known scale
+            raise DataError(f"{source} cannot be read: {error}") from error
 
     def decode(self, ids: Tensor, *, prompt_length: int = 0) -> list[str]:
         """The text of each row of generated ids, without control tokens, after the first `prompt_length` ids."""
         return [text.strip() for text in self.tokenizer.batch_decode(ids[:, prompt_length:], skip_special_tokens=True)]
 
 
-def _turn(message: Message) -> Turn:
-    unknown = set(message) - {"role", "content"}
-    if unknown or "role" not in message or "content" not in message:
-        raise DataError(f"a message has the keys `role` and `content`, not {sorted(message)}")
-    if message["role"] not in ("system", "user", "assistant"):
-        raise DataError(f"`role` (={message['role']!r}) must be system, user or assistant")
-    content = message["content"]
+def _turn(message: Any, source: str) -> Turn:
+    if not isinstance(message, Mapping) or set(message) != {"role", "content"}:
+        found = sorted(map(str, message)) if isinstance(message, Mapping) else f"a {type(message).__name__}"
+        raise DataError(f"{source}: a message has the keys `role` and `content`, not {found}")
+    role, content = message["role"], message["content"]
+    if role not in ("system", "user", "assistant"):
+        raise DataError(f"{source}: `role` (={role!r}) must be system, user or assistant")
     if isinstance(content, str):
-        return Turn(message["role"], content)
-    text = ""
-    for piece in content:
-        if piece.get("type") == "image":
-            text += IMAGE
-        elif piece.get("type") == "text":
-            text += piece["text"]
-        else:
-            raise DataError(f"content of type {piece.get('type')!r} is not known: use `text` or `image`")
-    return Turn(message["role"], text)
+        return Turn(role, content)
+    if not isinstance(content, Sequence):
+        raise DataError(f"{source}: `content` must be a text or a list of pieces, not a {type(content).__name__}")
+    return Turn(role, "".join(_piece(piece, source) for piece in content))
+
+
+def _piece(piece: Any, source: str) -> str:
+    """One piece of transformers' lists: an image's marker, or a text."""
+    if isinstance(piece, Mapping):
+        if piece.get("type") == "image" and set(piece) == {"type"}:
+            return IMAGE
+        if piece.get("type") == "text" and isinstance(piece.get("text"), str) and set(piece) == {"type", "text"}:
+            return str(piece["text"])
+    raise DataError(
+        f"{source}: a piece of content is {{'type': 'text', 'text': ...}} or {{'type': 'image'}}, with the image itself in "
+        f"`images=` (is {piece!r:.80})"
+    )
 
 
 def _per_row(images: Any, rows: int) -> list[list[Image.Image]]:
@@ -122,4 +152,10 @@ def _per_row(images: Any, rows: int) -> list[list[Image.Image]]:
         images = [list(images)] if rows == 1 else [[image] for image in images]
     if len(images) != rows:
         raise DataError(f"{len(images)} lists of images for {rows} rows: give one for each row, empty where it has none")
+    for number, row in enumerate(images):
+        for image in row if isinstance(row, list | tuple) else [row]:
+            if not isinstance(image, Image.Image):
+                raise DataError(
+                    f"row {number}: an image must be a `PIL.Image.Image` (is a {type(image).__name__}): open it with Pillow"
+                )
     return [list(row) for row in images]
