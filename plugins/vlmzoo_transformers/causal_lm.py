@@ -19,7 +19,7 @@ from vlmzoo_registry.byte_tokenizer import BYTE_TOKENS, byte_tokenizer
 from vlmzoo_transformers.config import CausalLMConfig
 from vlmzoo_transformers.logit_head import LogitHead, LogitTransform, find_logit_transform
 from vlmzoo_transformers.pretrained import architecture, torch_dtype, written_out
-from vlmzoo_transformers.trace import find_layers, on_meta, record_calls
+from vlmzoo_transformers.trace import find_layers, find_list, on_meta, record_calls
 
 
 class TransformersCausalLM(LanguageModel):
@@ -90,20 +90,24 @@ class TransformersCausalLM(LanguageModel):
     @cached_property
     def _layers_path(self) -> str | None:
         backbone = self.model.base_model
-        for mask in (None, (1, 1, 3, 3)):
-            # A meta tensor has no values to look at, which making a mask needs in some families: those take a finished one.
+        meta = on_meta(self.model)
+        # Making a mask looks at values in some families, and a meta tensor has none: there a finished mask is tried too.
+        for mask in (None, torch.zeros(1, 1, 3, 3, device="meta")) if meta else (None,):
+            options = {} if mask is None else {"attention_mask": mask}
+            embeddings = torch.zeros(1, 3, self.width, device=self.model.device, dtype=self.model.dtype)
+
+            def forward(options: dict[str, Any] = options, embeddings: Tensor = embeddings) -> Any:
+                return backbone(inputs_embeds=embeddings, use_cache=False, **options)
+
             try:
-                embeddings = torch.zeros(1, 3, self.width, device=self.model.device, dtype=self.model.dtype)
-                options = {} if mask is None else {"attention_mask": torch.zeros(mask, device=self.model.device)}
                 with torch.no_grad():
-                    calls = record_calls(
-                        backbone, lambda o=options, e=embeddings: backbone(inputs_embeds=e, use_cache=False, **o)
-                    )
-                return find_layers(backbone, calls, self.width)
-            except RuntimeError:
-                if not on_meta(self.model) or mask is not None:
+                    return find_layers(backbone, record_calls(backbone, forward), self.width)
+            except (RuntimeError, ValueError):
+                if not meta:
                     raise
-        return None
+        # A family that older versions of torch cannot run without values (grouped experts): the plan goes by the number of
+        # layers in the config, and the build, which has values, by what runs.
+        return find_list(backbone, self.text_config.num_hidden_layers)
 
     @property
     def decoder_layers(self) -> Sequence[nn.Module]:

@@ -70,7 +70,18 @@ def find_layers(model: nn.Module, calls: list[Call], width: int) -> str | None:
         in_order = [call.name for call in made] == children
         if in_order and all(call.input == call.output and call.input and call.input[-1] == width for call in made):
             candidates.append(name)
-    outer = [name for name in candidates if not any(name.startswith(f"{other}.") for other in candidates if other != name)]
+    return _outermost(candidates)
+
+
+def find_list(model: nn.Module, length: int) -> str | None:
+    """The name of the only outermost `ModuleList` of this length; None where there is none, or more than one."""
+    return _outermost(
+        [name for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module) == length]
+    )
+
+
+def _outermost(names: list[str]) -> str | None:
+    outer = [name for name in names if not any(name.startswith(f"{other}.") for other in names if other != name)]
     return outer[0] if len(outer) == 1 else None
 
 

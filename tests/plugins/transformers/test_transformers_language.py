@@ -79,6 +79,24 @@ def test_a_plan_finds_the_same_without_values(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_where_a_family_cannot_run_without_values_the_plan_goes_by_the_config(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with grouped experts under torch 2.11; planted here by a trace that always fails."""
+
+    def refused(*_: Any) -> Any:
+        raise RuntimeError("no kernel for meta tensors")
+
+    built = len(TransformersCausalLM(config(family)).decoder_layers)
+    with torch.device("meta"):
+        planned = TransformersCausalLM(config(family))
+    monkeypatch.setattr("vlmzoo_transformers.causal_lm.record_calls", refused)
+    assert len(planned.decoder_layers) == built
+    with pytest.raises(RuntimeError, match="no kernel"):
+        _ = TransformersCausalLM(config(family)).decoder_layers
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_resolved_rebuilds_the_same_model(family: str, ids: torch.Tensor) -> None:
     first = TransformersCausalLM(config(family))
     second = TransformersCausalLM(TransformersCausalLM.resolve(config(family)))
