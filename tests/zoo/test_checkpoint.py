@@ -248,6 +248,26 @@ def test_a_save_at_work_is_not_tidied_away(tmp_path: Path) -> None:
     assert (tmp_path / "checkpoint" / "a").read_text() == "first"
 
 
+def test_a_checkpoint_that_is_replaced_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name may have come to mean another folder between the manifest and the tensors."""
+    model = fill(vlmzoo.build(section()), 1.0)
+    model.save_pretrained(tmp_path / "checkpoint")
+    fill(model, 2.0)
+    read = checkpoint._read_tensors
+
+    def replaced(file: Path, names: set[str]) -> dict[str, torch.Tensor]:
+        if file.name.startswith("language"):
+            model.save_pretrained(tmp_path / "checkpoint")
+        return read(file, names)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "_read_tensors", replaced)
+        assert refusal(lambda: vlmzoo.load(tmp_path / "checkpoint")) == (
+            f"`{tmp_path / 'checkpoint'}` was replaced by another checkpoint while it was read: load it again"
+        )
+    assert_equal(vlmzoo.load(tmp_path / "checkpoint"), model)
+
+
 def limited(size: int, work: Callable[[], object]) -> str:
     """What `work` raises in a process whose files may not grow beyond `size` bytes."""
     reader, writer = os.pipe()

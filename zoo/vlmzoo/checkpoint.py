@@ -109,10 +109,11 @@ def load(folder: str | os.PathLike[str], *, catalogue: Catalogue | None = None) 
     parts.language.resize(len(tokenizer))
     image_token_id: int = content["image_token_id"]
     vlm = finish(model_config, parts, image_token_id)
+    generation_config = GenerationConfig.from_pretrained(path)
     _fill(vlm, path, manifest, PARTS)
     token = tokenizer.convert_ids_to_tokens(image_token_id)
     vlm.processor = make_processor(vlm, model_config, tokenizer, token)
-    vlm.generation_config = GenerationConfig.from_pretrained(path)
+    vlm.generation_config = generation_config
     return vlm
 
 
@@ -275,6 +276,9 @@ def _fill(vlm: VLM, path: Path, manifest: Manifest, parts: Collection[str]) -> N
     if not reasons:
         for file in sorted(set(recorded.values())):
             loaded |= _read_tensors(path / file, {name for name, where in weight_map.items() if where == file})
+        # The files are open now, and stay those that they are.
+        if read_manifest(path).sha256 != manifest.sha256:
+            raise CheckpointError(f"`{path}` was replaced by another checkpoint while it was read: load it again")
         for name, tensor in wanted.items():
             there = loaded[name]
             if (there.shape, there.dtype) != (tensor.shape, tensor.dtype):
