@@ -66,6 +66,7 @@ class ToyLanguage(LanguageModel):
             hidden_size=config.width,
             num_attention_heads=config.heads,
             vocab_size=BYTE_TOKENS,
+            max_position_embeddings=config.learned_positions,
             bos_token_id=self._tokenizer.bos_token_id,
             eos_token_id=self._tokenizer.eos_token_id,
             pad_token_id=self._tokenizer.pad_token_id,

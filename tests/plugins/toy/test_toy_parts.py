@@ -241,3 +241,8 @@ def test_a_mask_that_misses_the_cache_says_the_numbers(language):
 def test_language_options_that_do_not_fit():
     with pytest.raises(ValidationError, match=r"`width` \(=30\) must be divisible by twice `heads` \(=8\)"):
         ToyLanguageConfig(width=30)
+
+
+def test_the_number_of_learned_positions_is_told_to_whoever_limits_rows():
+    assert ToyLanguage(ToyLanguageConfig(learned_positions=16)).text_config.max_position_embeddings == 16
+    assert ToyLanguage(ToyLanguageConfig()).text_config.max_position_embeddings is None

@@ -151,6 +151,10 @@ def test_a_frozen_encoder_runs_without_a_graph_and_stays_in_evaluation_mode(mode
     model.eval()
 
 
+def test_transformers_finds_the_embeddings(model: UnifiedVLM) -> None:
+    assert model.get_input_embeddings() is model.language.embedding
+
+
 def test_reentrant_checkpointing_is_refused(model: UnifiedVLM) -> None:
     with pytest.raises(ValueError, match="`use_reentrant=True` would recompute a decoder layer without the images"):
         model.gradient_checkpointing_enable({"use_reentrant": True})

@@ -192,6 +192,10 @@ class VLM(PreTrainedModel, GenerationMixin):
             inputs.pop("image_mask", None)
         return inputs
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The language model's, where transformers and peft look for it."""
+        return self.language.embedding
+
     # ---- modes ------------------------------------------------------------------------------------------------------
 
     def train(self, mode: bool = True) -> "VLM":
