@@ -180,7 +180,7 @@ def read_labels(path: Path) -> list[dict[str, Any]]:
 def show(result: QuickstartResult, console: Console, rows: int = 16) -> None:
     """The table of held-out pictures, evenly taken from all of them, and the shares over all."""
     table = Table(title="Pictures never seen in training", title_justify="left", box=None, pad_edge=False)
-    for column in ("truth", "the model says", "with the pictures shuffled"):
+    for column in ("truth", "the model says", "with another picture"):
         table.add_column(column, overflow="ellipsis", no_wrap=True, max_width=24)
     step = max(1, len(result.answers) // rows)
     for answer in result.answers[::step][:rows]:
