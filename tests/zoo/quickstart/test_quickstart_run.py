@@ -9,6 +9,7 @@ from rich.console import Console
 
 from vlmzoo.quickstart.run import Answer, QuickstartResult, Score, quickstart, score, show
 from vlmzoo.quickstart.words import Names, words
+from vlmzoo_registry import ResourceError
 
 LABELS = [
     {"label": "grey cat", "tags": ["animal", "pet"], "group": "animals"},
@@ -70,3 +71,6 @@ def test_two_steps_with_the_real_parts(tmp_path: Path) -> None:
     }
     again = quickstart(tmp_path, overrides=overrides)  # takes up the finished run
     assert again == result
+    other = [*overrides, "model.connector={name: connectors/linear}"]  # would be answered by the model of before
+    with pytest.raises(ResourceError, match=r"was trained by another recipe than this one .*: choose another `--output`"):
+        quickstart(tmp_path, overrides=other)

@@ -19,14 +19,14 @@ from torch.nn import functional
 
 from vlmzoo.checkpoint import load
 from vlmzoo.config import Recipe, load_recipe
-from vlmzoo.data.collate import Collator
 from vlmzoo.data.encode import IGNORE
+from vlmzoo.manifest import read_manifest
 from vlmzoo.model.vlm import VLM
 from vlmzoo.quickstart.assets import QuickstartAssets, prepare
 from vlmzoo.quickstart.words import Names
 from vlmzoo.say import say
-from vlmzoo.training.train import train
-from vlmzoo_registry import Sample
+from vlmzoo.training.train import make_collator, recipe_digest, train
+from vlmzoo_registry import ResourceError, Sample
 
 RECIPE = Path(__file__).parent / "recipe.yaml"
 GENERATED = 12  # tokens; the longest name in the data has fewer
@@ -74,13 +74,19 @@ class QuickstartResult:
 def quickstart(output: Path, *, overrides: Sequence[str] = (), console: Console | None = None) -> QuickstartResult:
     """Train (or take up a finished run in `output`), then let the model name every held-out picture.
 
-    Raises `ResourceError` with the commands to run where the pretrained parts are not installed.
+    Raises `ResourceError` with the commands to run where the pretrained parts are not installed, and where `output` holds a
+    run of another recipe.
     """
     say = (lambda line: None) if console is None else (lambda line: console.print(line, soft_wrap=True))
     assets = prepare(say)
     recipe = load_recipe(RECIPE, [*placed(assets), *overrides])
     folder = output / recipe.stages[0].name / "checkpoint"
     if folder.is_dir():
+        if read_manifest(folder).extra.get("recipe_sha256") != recipe_digest(recipe):
+            raise ResourceError(
+                f"`{folder}` was trained by another recipe than this one (other parts, steps or paths): choose another "
+                "`--output` to train this one, or repeat the earlier command to see that one again"
+            )
         say(f"Trained already: {folder} (another --output trains again).")
         model = load(folder)
     else:
@@ -121,15 +127,7 @@ def heldout_samples(recipe: Recipe) -> list[Sample]:
 
 def ask(model: VLM, recipe: Recipe, samples: Sequence[Sample], batch_size: int = 32) -> tuple[Answer, ...]:
     """What the model says of each sample, and of each with the picture of another: a fixed permutation, nobody keeps theirs."""
-    stage = recipe.stages[0]
-    collate = Collator(
-        objective=stage.objective.component.load_factory()(stage.objective.config),
-        template=model.processor.template,
-        tokenizer=model.processor.tokenizer,
-        image_token=model.processor.image_token,
-        transform=model.processor.transform,
-        max_length=1024,
-    )
+    collate = make_collator(model, recipe.stages[0])
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0)).tolist()
     other = {order[index]: samples[order[index - 1]] for index in range(len(order))}
     said: dict[str, list[str]] = {"true": [], "shuffled": []}

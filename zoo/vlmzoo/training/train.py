@@ -95,14 +95,7 @@ def fit(model: VLM, recipe: Recipe, stage: StageConfig, samples: Samples, folder
     ranks, rank = accelerator.num_processes, accelerator.process_index
     if stage.micro_batch % ranks:
         raise ResourceError(f"`micro_batch` (={stage.micro_batch}) must be divisible by the {ranks} processes of this run")
-    collate = Collator(
-        objective=_make(stage.objective, Objective),
-        template=model.processor.template,
-        tokenizer=model.processor.tokenizer,
-        image_token=model.processor.image_token,
-        transform=model.processor.transform,
-        max_length=_max_length(model),
-    )
+    collate = make_collator(model, stage)
     states = set_trainable(model, {str(part): settings for part, settings in stage.train.items()})
     if shown is not None:
         shown.print(parts_table(states, _component_names(recipe)))
@@ -171,7 +164,7 @@ def fit(model: VLM, recipe: Recipe, stage: StageConfig, samples: Samples, folder
                     }
                 )
         model.eval()
-        extra = {"stage": stage.name, "recipe_sha256": _digest(recipe), "parent": None}
+        extra = {"stage": stage.name, "recipe_sha256": recipe_digest(recipe), "parent": None}
         save(model, checkpoint, extra=extra, is_main_process=accelerator.is_main_process)
     accelerator.wait_for_everyone()
     return TrainResult(model, checkpoint, tuple(losses))
@@ -222,6 +215,18 @@ def _make(choice: Choice, contract: type) -> Any:
     return made
 
 
+def make_collator(model: VLM, stage: StageConfig) -> Collator:
+    """What turns the samples of a stage into batches for this model, to train on or to ask about."""
+    return Collator(
+        objective=_make(stage.objective, Objective),
+        template=model.processor.template,
+        tokenizer=model.processor.tokenizer,
+        image_token=model.processor.image_token,
+        transform=model.processor.transform,
+        max_length=_max_length(model),
+    )
+
+
 def _max_length(model: VLM) -> int:
     """What the language model has positions for; a model without a stated limit takes any length."""
     limit = getattr(model.language.text_config, "max_position_embeddings", None)
@@ -247,5 +252,6 @@ def _sources(rows: Sequence[Sample]) -> str:
     return ", ".join(shown) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
 
 
-def _digest(recipe: Recipe) -> str:
+def recipe_digest(recipe: Recipe) -> str:
+    """The SHA-256 of a whole recipe, which its checkpoints record."""
     return hashlib.sha256(json.dumps(recipe.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
