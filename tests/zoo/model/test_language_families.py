@@ -9,6 +9,7 @@ from vlmzoo.assemble import assemble, finish
 from vlmzoo.config import load_model
 from vlmzoo.model.cross_attention import CrossAttentionVLM
 from vlmzoo.model.vision_cache import VisionCacheLayer
+from vlmzoo_registry import DataError
 
 IMAGE = 290
 GROUPED = {
@@ -312,3 +313,13 @@ def test_a_deep_copy_is_a_model_of_its_own(batch: dict[str, torch.Tensor]) -> No
             gate.zero_()
         assert torch.equal(vlm(**batch).logits, before)
         assert not torch.equal(copy(**batch).logits, before)
+
+
+def test_new_images_do_not_silently_replace_those_in_the_cache(batch: dict[str, torch.Tensor]) -> None:
+    vlm = model("llama")
+    with torch.inference_mode():
+        cache = vlm(**batch, use_cache=True).past_key_values
+        with pytest.raises(
+            DataError, match=r"`pixel_values` came with a cache that holds 2 images per row already: pass the whole"
+        ):
+            vlm(input_ids=batch["input_ids"], pixel_values=batch["pixel_values"], past_key_values=cache)
