@@ -78,8 +78,8 @@ class CrossAttentionVLM(VLM):
             if memory is not None:
                 # They would take the place of the earlier ones, which the text goes on to speak about.
                 raise DataError(
-                    f"`pixel_values` came with a cache that holds {memory.image_mask.shape[1]} images per row already: pass the "
-                    "whole conversation with all its images and no cache"
+                    f"`pixel_values` came with a cache that holds {memory.image_mask.shape[1]} images per row already: pass "
+                    "the whole conversation with all its images and no cache"
                 )
             features, image_mask = self.encode_images(pixel_values, image_mask)  # [n, M, D]
             self.check_markers(markers, image_mask)
