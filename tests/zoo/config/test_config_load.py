@@ -143,7 +143,7 @@ def test_everything_that_is_wrong_is_said_at_once_in_the_order_of_the_file(tmp_p
             ("clip: 1.0", "epochs: 2"),
         )
     path = tmp_path / "recipe.yaml"
-    known = "name, objective, data, train, batch_size, micro_batch, steps, epochs, warmup, schedule, clip, precision, log_every"
+    known = "name, objective, data, train, batch_size, micro_batch, steps, epochs, warmup, schedule, clip, precision, log_every, save_every"
     reasons = list(caught.value.reasons)
     # The words about an unknown component are the catalogue's, and tested there; the place is ours.
     assert reasons.pop(1).startswith(
@@ -262,20 +262,22 @@ def test_a_union_is_explained_by_the_member_that_fits_best(tmp_path):
     ]
 
 
-def test_nothing_trains_and_too_many_stages(tmp_path):
+def test_nothing_trains_and_stages_that_share_a_name(tmp_path):
     train = RECIPE[RECIPE.index("    train:") : RECIPE.index("    batch_size")]
     assert refusal(tmp_path, train, "    train: {}\n") == [
         "recipe.yaml:15:12: stages.0.train: names no part, so nothing would train: name `vision`, `connector` or `language`"
     ]
     stage = RECIPE[RECIPE.index("  - name: align") : RECIPE.index("seed:")]
     assert refusal(tmp_path, stage, stage + stage.replace("lr: 1e-3", "rl: 1e-3")) == [
-        "recipe.yaml:11:3: stages: has 2 stages; this version trains exactly 1",
+        "recipe.yaml:11:3: stages: has 2 stages called `align`: give each a name of its own",
         "recipe.yaml:31:19: stages.1.train.connector.rl: unknown key; did you mean `lr`? (a part that trains knows: mode, lr, "
         "weight_decay, warmup)",
     ]
     assert refusal(tmp_path, "stages:\n" + stage, "stages: []\n") == [
-        "recipe.yaml:10:9: stages: has 0 stages; this version trains exactly 1"
+        "recipe.yaml:10:9: stages: is empty: give at least 1 stage"
     ]
+    two = recipe(tmp_path, stage, stage + stage.replace("name: align", "name: instruct")).stages
+    assert [one.name for one in two] == ["align", "instruct"]
 
 
 @pytest.mark.parametrize(

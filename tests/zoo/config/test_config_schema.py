@@ -60,6 +60,7 @@ _KEYWORDS = {
     "propertyNames": lambda value, wanted, _: not isinstance(value, dict) or all(fits(key, wanted) for key in value),
     "minProperties": lambda value, wanted, _: not isinstance(value, dict) or len(value) >= wanted,
     "items": lambda value, wanted, _: not isinstance(value, list) or all(fits(child, wanted) for child in value),
+    "uniqueItems": lambda value, wanted, _: not isinstance(value, list) or all(value.count(item) == 1 for item in value),
     "minItems": lambda value, wanted, _: not isinstance(value, list) or len(value) >= wanted,
     "maxItems": lambda value, wanted, _: not isinstance(value, list) or len(value) <= wanted,
     "enum": lambda value, wanted, _: value in wanted,

@@ -21,8 +21,18 @@ class Recipe(Section):
 
     @classmethod
     def conflicts(cls, values: Mapping[str, Any]) -> list[tuple[str, str]]:
-        """One stage in this version."""
+        """There is a stage, and each has a name, and so a folder, of its own."""
         stages = values.get("stages")
-        if isinstance(stages, list | tuple) and len(stages) != 1:
-            return [("stages", f"has {len(stages)} stages; this version trains exactly 1")]
-        return []
+        if not isinstance(stages, list | tuple):
+            return []
+        if not stages:
+            return [("stages", "is empty: give at least 1 stage")]
+        names = [name for name in map(_name, stages) if name is not None]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        return [("stages", f"has {names.count(name)} stages called `{name}`: give each a name of its own") for name in twice]
+
+
+def _name(stage: Any) -> str | None:
+    """The name of a stage, checked or as it was written; None where it has none that could be compared."""
+    name = stage.get("name") if isinstance(stage, Mapping) else getattr(stage, "name", None)
+    return name if isinstance(name, str) else None

@@ -39,7 +39,7 @@ def recipe_schema(catalogue: Catalogue | None = None) -> Schema:
     stage["data"]["items"] = {"$ref": "#/$defs/dataset"}
 
     # What `conflicts` says, as far as a schema can.
-    schema["properties"]["stages"] |= {"minItems": 1, "maxItems": 1}
+    schema["properties"]["stages"] |= {"minItems": 1, "uniqueItems": True}
     stage["train"]["minProperties"] = 1
     given = {"type": "integer"}
     definitions["StageConfig"]["oneOf"] = [

@@ -67,6 +67,9 @@ class StageConfig(Section):
         default="float32", description="The type that forward and backward compute in."
     )
     log_every: Positive = Field(default=10, description="Optimizer steps between two lines of the log.")
+    save_every: Positive = Field(
+        default=100, description="Optimizer steps between two points from which a killed run can go on."
+    )
 
     @classmethod
     def conflicts(cls, values: Mapping[str, Any]) -> list[tuple[str, str]]:
