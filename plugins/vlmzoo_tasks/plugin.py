@@ -1,4 +1,4 @@
-"""What this plugin provides: the conversation styles, objectives and data sources of the main job.
+"""What this plugin provides: the conversation styles, objectives, data sources and metrics of the main job.
 
 Imports nothing but `vlmzoo_registry`, so that discovery stays light.
 """
@@ -60,5 +60,22 @@ def vlmzoo_components() -> list[ComponentSpec]:
             summary="Many small pictures in one image, with a label each",
             license="Apache-2.0",
             tiny={"sheet": str(TINY / "sheet.png"), "labels": str(TINY / "labels.jsonl"), "columns": 2, "cell": 8},
+        ),
+        ComponentSpec(
+            kind="metric",
+            name="exact",
+            factory="vlmzoo_tasks.exact:ExactMetric",
+            summary="Whether the answer is the true one, but for case, spaces and a final full stop",
+            license="Apache-2.0",
+            tiny={},
+        ),
+        ComponentSpec(
+            kind="metric",
+            name="words",
+            factory="vlmzoo_tasks.words:WordsMetric",
+            summary="How many words the answer shares with the true one, as F1",
+            paper="https://arxiv.org/abs/1606.05250",
+            license="Apache-2.0",
+            tiny={},
         ),
     ]

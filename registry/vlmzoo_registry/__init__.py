@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from vlmzoo_registry.inputs import check_pixels, check_tokens
     from vlmzoo_registry.language import LanguageModel
     from vlmzoo_registry.per_token import PerToken
-    from vlmzoo_registry.tasks import IMAGE, Dataset, Objective, Rendered, Sample, Span, Template, Turn
+    from vlmzoo_registry.tasks import IMAGE, Dataset, Metric, Objective, Rendered, Sample, Span, Template, Turn
     from vlmzoo_registry.vision import ImageTransform, VisionEncoder, VisionFeatures
 
 _LAZY = {
@@ -43,6 +43,7 @@ _LAZY = {
     "check_tokens": "inputs",
     "IMAGE": "tasks",
     "Dataset": "tasks",
+    "Metric": "tasks",
     "Objective": "tasks",
     "Rendered": "tasks",
     "Sample": "tasks",
@@ -74,6 +75,7 @@ __all__ = [
     "ImageTransform",
     "LanguageModel",
     "LayersConnector",
+    "Metric",
     "NoOptions",
     "Objective",
     "PerToken",

@@ -94,3 +94,14 @@ class Objective(ABC):
 
         Raises `DataError` naming `sample.source` where nothing is supervised.
         """
+
+
+class Metric(ABC):
+    """Implement this to bring a measure of answers; constructed as `factory(config)`.
+
+    The result over many answers is the mean of their scores; higher is better.
+    """
+
+    @abstractmethod
+    def score(self, truth: str, said: str) -> float:
+        """How well what was said fits the true answer: 0 to 1, and 1 for the truth itself. Any two texts, also empty ones."""

@@ -1,6 +1,8 @@
 """Parts with one fault each, and the check that must find it: a check that finds nothing here would find nothing anywhere."""
 
+import math
 import random
+import re
 import socket
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -12,6 +14,7 @@ from sound_parts import (
     SoundDataset,
     SoundLanguage,
     SoundLayers,
+    SoundMetric,
     SoundObjective,
     SoundTemplate,
     SoundVision,
@@ -99,6 +102,7 @@ for _battery, _contract in {
     "template": "Template",
     "objective": "Objective",
     "dataset": "Dataset",
+    "metric": "Metric",
 }.items():
 
     @fault(
@@ -1023,3 +1027,45 @@ class DatasetThatDraws(SoundDataset):
 class DatasetThatDrawsPictures(SoundDataset):
     def images(self, index):
         return tuple(lambda: Image.new("RGB", (4, 3), (random.randrange(256), 0, 0)) for _ in range(index))
+
+
+# Metrics
+
+
+@fault("metric", "the_truth_scores_one", "'': 0.0")
+class MetricThatFailsSilence(SoundMetric):
+    def score(self, truth, said):
+        return float(bool(truth) and truth == said)
+
+
+@fault("metric", "every_pair_has_a_score", "truth '', said '( [ * + \\\\ {0} %s': ", also=("the_truth_scores_one",))
+class MetricThatTakesPatterns(SoundMetric):
+    def score(self, truth, said):
+        return float(re.fullmatch(said, truth) is not None)
+
+
+@fault("metric", "every_pair_has_a_score", "truth '', said ' ': nan", also=("tells_answers_apart",))
+class MetricWithoutANumber(SoundMetric):
+    def score(self, truth, said):
+        return 1.0 if truth == said else math.nan
+
+
+@fault("metric", "every_pair_has_a_score", "truth '', said ' ': -1.0")
+class MetricBelowTheScale(SoundMetric):
+    def score(self, truth, said):
+        return 2 * super().score(truth, said) - 1
+
+
+@fault("metric", "every_pair_has_a_score", "truth '', said ' ': 0.5 and then 0.25")
+class MetricThatRemembers(SoundMetric):
+    calls = 0
+
+    def score(self, truth, said):
+        self.calls += 1
+        return 1.0 if truth == said else 0.5 if self.calls % 2 else 0.25
+
+
+@fault("metric", "tells_answers_apart", "the answer 'no' scores 1.0, as the truth does")
+class MetricThatIsKind(SoundMetric):
+    def score(self, truth, said):
+        return 1.0

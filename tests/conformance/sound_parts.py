@@ -7,7 +7,7 @@ from PIL import Image
 from torch import nn
 
 from vlmzoo_connectors.cross_attention import CrossAttention
-from vlmzoo_registry import DataError, Dataset, Objective, Rendered, Sample, Span, Template, Turn
+from vlmzoo_registry import DataError, Dataset, Metric, Objective, Rendered, Sample, Span, Template, Turn
 from vlmzoo_registry.component import Component
 from vlmzoo_registry.spec import ComponentSpec
 from vlmzoo_registry.tasks import IMAGE, marker_positions
@@ -28,6 +28,7 @@ KINDS = {
     "template": ("template", "part_options:NoOptions", {}, frozenset()),
     "objective": ("objective", "part_options:NoOptions", {}, frozenset()),
     "dataset": ("dataset", "part_options:NoOptions", {}, frozenset()),
+    "metric": ("metric", "part_options:NoOptions", {}, frozenset()),
 }
 """For each battery of checks: the kind, the options' class, the tiny options and the capabilities of its sound part."""
 
@@ -119,6 +120,16 @@ class SoundDataset(Dataset):
         return tuple(lambda: Image.new("RGB", (4, 3), "red") for _ in range(index))
 
 
+class SoundMetric(Metric):
+    """Whether both texts are equal."""
+
+    def __init__(self, config):
+        pass
+
+    def score(self, truth: str, said: str) -> float:
+        return float(truth == said)
+
+
 SOUND = {
     battery: described(battery, f"sound_parts:{factory.__name__}")
     for battery, factory in {
@@ -129,5 +140,6 @@ SOUND = {
         "template": SoundTemplate,
         "objective": SoundObjective,
         "dataset": SoundDataset,
+        "metric": SoundMetric,
     }.items()
 }

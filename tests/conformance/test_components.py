@@ -16,6 +16,7 @@ FLOORS = {
     "objective": (1, 6),
     "template": (1, 9),
     "dataset": (3, 6),
+    "metric": (2, 7),
 }
 """For each kind: how many components there are at least, and how many checks are carried out on each at least."""
 

@@ -10,19 +10,21 @@ if TYPE_CHECKING:
     from vlmzoo.assemble import build
     from vlmzoo.catalogue import components
     from vlmzoo.checkpoint import load, load_part
+    from vlmzoo.evaluation import evaluate
     from vlmzoo.planning import plan
     from vlmzoo.training.train import train
 
 _LAZY = {
     "build": "vlmzoo.assemble",
     "components": "vlmzoo.catalogue",
+    "evaluate": "vlmzoo.evaluation",
     "load": "vlmzoo.checkpoint",
     "load_part": "vlmzoo.checkpoint",
     "plan": "vlmzoo.planning",
     "train": "vlmzoo.training.train",
 }
 
-__all__ = ["build", "components", "load", "load_part", "plan", "train"]
+__all__ = ["build", "components", "evaluate", "load", "load_part", "plan", "train"]
 
 
 def __getattr__(name: str) -> Any:

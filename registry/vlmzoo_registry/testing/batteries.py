@@ -11,6 +11,7 @@ from vlmzoo_registry.testing import (
     dataset_checks,
     language_checks,
     layers_checks,
+    metric_checks,
     objective_checks,
     part_checks,
     template_checks,
@@ -26,6 +27,7 @@ BATTERIES: dict[str, tuple[CheckFunction, ...]] = {
     "template": template_checks.CHECKS,
     "objective": objective_checks.CHECKS,
     "dataset": dataset_checks.CHECKS,
+    "metric": metric_checks.CHECKS,
 }
 """The checks of each kind, besides those of all. A kind that is not here (a plugin may bring one) has only those of all."""
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from vlmzoo_registry.component import Component
-from vlmzoo_registry.tasks import Dataset, Objective, Template
+from vlmzoo_registry.tasks import Dataset, Metric, Objective, Template
 from vlmzoo_registry.testing.connector_harness import ConnectorHarness
 from vlmzoo_registry.testing.harness import Harness
 from vlmzoo_registry.testing.language_harness import LanguageHarness
@@ -12,7 +12,7 @@ from vlmzoo_registry.testing.layers_harness import LayersHarness
 from vlmzoo_registry.testing.tiny import make, tiny_config
 from vlmzoo_registry.testing.vision_harness import VisionHarness
 
-TASKS = {"template": Template, "objective": Objective, "dataset": Dataset}
+TASKS = {"template": Template, "objective": Objective, "dataset": Dataset, "metric": Metric}
 
 
 def harness_for(component: Component) -> Harness[Any]:

@@ -1,0 +1,266 @@
+"""What a model says of samples it is asked about, how likely it finds the true answers, and how well both fit.
+
+The same model is also asked blind, with the images shuffled among the samples: only the difference can come from looking.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from math import sqrt
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlmzoo.data import Collator
+from vlmzoo.data.encode import IGNORE
+from vlmzoo.data.randomness import keyed_generator
+from vlmzoo.model.vlm import VLM
+from vlmzoo.say import say
+from vlmzoo_registry import IMAGE, DataError, Metric, PluginError, Sample
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One sample: its last question, the true answer, what the model says, and how unlikely it finds what is true.
+
+    `shown` is the id of the sample whose images the model saw: its own, unless the images were shuffled. `nats` is the sum of
+    -log p over the `tokens` supervised tokens of the sample, whatever their weights. `scores` are those of each metric.
+    """
+
+    id: str
+    source: str
+    shown: str
+    question: str
+    truth: str
+    said: str
+    nats: float
+    tokens: int
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Score:
+    """The mean of a metric over `n` answers, and its standard error (None for one answer)."""
+
+    mean: float
+    standard_error: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All answers, in the order of the samples; `loss` is the mean over all supervised tokens, in nats."""
+
+    answers: tuple[Answer, ...]
+    loss: float
+    tokens: int
+    scores: dict[str, Score]
+    shuffled: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return asdict(self)
+
+
+def evaluate(
+    model: VLM,
+    samples: Sequence[Sample],
+    *,
+    collate: Collator,
+    metrics: Mapping[str, Metric],
+    batch_size: int = 32,
+    max_new_tokens: int = 32,
+    shuffled: bool = False,
+    limit: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Ask a model about each sample, and measure how likely it finds the true answer.
+
+    Of a conversation with several answers the last is asked for, after the true ones before it; the loss is over all that its
+    objective supervises. Generation is greedy. Rows of similar length share a batch; the size of the batches changes nothing
+    but rounding.
+
+    Args:
+        model: the model; left in the mode it came in.
+        samples: what to ask; each ends with what the assistant truly says.
+        collate: the objective, template and transform that make batches (`training.train.make_collator`).
+        metrics: by name.
+        batch_size: samples at a time.
+        max_new_tokens: where an answer is cut that does not end by itself.
+        shuffled: show each sample the images of another one (`other_images`): the blind baseline.
+        limit: ask about so many samples, evenly taken from all.
+        progress: called with the number of samples done and their number.
+
+    Raises `DataError` naming the sample that cannot be used, or where images cannot be shuffled; `PluginError` where a metric
+    gives no score from 0 to 1.
+    """
+    asked = [samples[index] for index in _evenly(len(samples), limit)]
+    if not asked:
+        raise DataError("there is no sample to ask about")
+    truths = [_truth(sample) for sample in asked]
+    shown = other_images(asked) if shuffled else list(range(len(asked)))
+    rows = [replace(sample, images=asked[other].images) for sample, other in zip(asked, shown, strict=True)]
+    lengths = [len(collate.encode(row).input_ids) for row in rows]
+    order = sorted(range(len(rows)), key=lambda index: (lengths[index], index))
+    said: dict[int, str] = {}
+    losses: dict[int, tuple[float, int]] = {}
+    training = model.training
+    model.eval()
+    try:
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            batch = [rows[index] for index in chosen]
+            said.update(zip(chosen, say(model, _on(model, collate.prompts(batch)), max_new_tokens), strict=True))
+            losses.update(zip(chosen, answer_losses(model, _on(model, collate(batch))), strict=True))
+            if progress is not None:
+                progress(len(said), len(rows))
+    finally:
+        model.train(training)
+    answers = tuple(
+        Answer(
+            id=sample.id,
+            source=sample.source,
+            shown=asked[shown[index]].id,
+            question=_question(sample.turns[-2].text) if len(sample.turns) > 1 else "",
+            truth=truths[index],
+            said=said[index],
+            nats=losses[index][0],
+            tokens=losses[index][1],
+            scores={name: _score(name, metric, truths[index], said[index]) for name, metric in metrics.items()},
+        )
+        for index, sample in enumerate(asked)
+    )
+    tokens = sum(answer.tokens for answer in answers)
+    return Evaluation(
+        answers=answers,
+        loss=sum(answer.nats for answer in answers) / tokens,
+        tokens=tokens,
+        scores={name: mean_score([answer.scores[name] for answer in answers]) for name in metrics},
+        shuffled=shuffled,
+    )
+
+
+@torch.inference_mode()
+def answer_losses(model: VLM, batch: dict[str, Tensor]) -> list[tuple[float, int]]:
+    """For each row of a batch with labels: the sum of -log p of its supervised tokens, in nats, and their number.
+
+    Logits exist from the first supervised position on, no earlier ones.
+    """
+    labels = batch.pop("labels")
+    batch.pop("weights", None)
+    length = labels.shape[1]
+    first = int((labels != IGNORE).any(dim=0).nonzero()[0])
+    kept = length - first + 1  # the position before a token predicts it
+    logits = model(**batch, logits_to_keep=kept).logits[:, :-1].float()  # [B, kept - 1, V]
+    targets = labels[:, first:]  # [B, kept - 1]
+    supervised = targets != IGNORE
+    likely = logits.log_softmax(dim=-1).gather(2, targets.where(supervised, 0)[..., None]).squeeze(2)
+    nats = -likely.double().where(supervised, 0.0).sum(dim=1)
+    return list(zip(nats.tolist(), supervised.sum(dim=1).tolist(), strict=True))
+
+
+def mean_score(scores: Sequence[float]) -> Score:
+    """The mean, and its standard error: the sample's standard deviation over the root of their number."""
+    n = len(scores)
+    mean = sum(scores) / n
+    error = None if n < 2 else sqrt(sum((score - mean) ** 2 for score in scores) / (n - 1) / n)
+    return Score(mean, error, n)
+
+
+def score_answers(pairs: Iterable[tuple[str, str]], metrics: Mapping[str, Metric]) -> dict[str, Score]:
+    """The scores of answers that come from somewhere else: pairs of what is true and what was said."""
+    pairs = list(pairs)
+    return {name: mean_score([_score(name, metric, *pair) for pair in pairs]) for name, metric in metrics.items()}
+
+
+def most_frequent_answers(training: Iterable[Sample], samples: Sequence[Sample]) -> list[str]:
+    """What who never looks would say: for each sample the answer most often given to its question in the training data.
+
+    A question that training never asks gets the answer most frequent of all. Ties go to the first in the order of code points.
+    """
+    by_question: dict[str, Counter[str]] = {}
+    for sample in training:
+        for question, answer in _exchanges(sample):
+            by_question.setdefault(question, Counter())[answer] += 1
+    overall = sum(by_question.values(), Counter())
+    if not overall:
+        raise DataError("the training data has no answer, so none is the most frequent")
+    questions = [_question(sample.turns[-2].text) if len(sample.turns) > 1 else "" for sample in samples]
+    return [_commonest(by_question.get(question, overall)) for question in questions]
+
+
+def other_images(samples: Sequence[Sample]) -> list[int]:
+    """For each sample the index of another one, whose images it is shown instead: a permutation, the same every time.
+
+    Nobody sees what it would have seen: images are compared by their pixels, so two questions about one picture never swap.
+    Images go only to samples with as many; a sample without images keeps its none.
+
+    Raises `DataError` naming a sample where more than half of those with as many images show the same.
+    """
+    shown = list(range(len(samples)))
+    for count in sorted({len(sample.images) for sample in samples} - {0}):
+        blocks: dict[str, list[int]] = {}
+        for index, sample in enumerate(samples):
+            if len(sample.images) == count:
+                blocks.setdefault(_pixels_digest(sample), []).append(index)
+        largest = max(blocks.values(), key=len)
+        total = sum(map(len, blocks.values()))
+        if 2 * len(largest) > total:
+            raise DataError(
+                f"images cannot be shuffled: {len(largest)} of the {total} samples with {count} image{'s' * (count > 1)} show "
+                f"the same ({samples[largest[0]].source} is one): evaluate on more pictures, or on fewer samples of this one"
+            )
+        places = torch.randperm(len(blocks), generator=keyed_generator(0, count, "shuffled images")).tolist()
+        # Blocks of the same pictures, one after the other: a step as long as the longest leads out of each.
+        order = [index for place in places for index in list(blocks.values())[place]]
+        for position, index in enumerate(order):
+            shown[index] = order[(position + len(largest)) % total]
+    return shown
+
+
+def _pixels_digest(sample: Sample) -> str:
+    digest = hashlib.sha256()
+    for load in sample.images:
+        image = load()
+        digest.update(f"{image.size}".encode() + image.tobytes())
+    return digest.hexdigest()
+
+
+def _evenly(count: int, limit: int | None) -> list[int]:
+    if limit is None or limit >= count:
+        return list(range(count))
+    return [index * count // limit for index in range(limit)]
+
+
+def _truth(sample: Sample) -> str:
+    if not sample.turns or sample.turns[-1].role != "assistant":
+        raise DataError(f"{sample.source}: the last turn is not the assistant's, so there is no true answer to compare with")
+    return sample.turns[-1].text
+
+
+def _question(text: str) -> str:
+    return text.replace(IMAGE, "").strip()
+
+
+def _exchanges(sample: Sample) -> Iterator[tuple[str, str]]:
+    """Each answer of a conversation with the question before it."""
+    for number, turn in enumerate(sample.turns):
+        if turn.role == "assistant":
+            yield _question(sample.turns[number - 1].text) if number else "", turn.text
+
+
+def _commonest(answers: Counter[str]) -> str:
+    return min(answers, key=lambda answer: (-answers[answer], answer))
+
+
+def _score(name: str, metric: Metric, truth: str, said: str) -> float:
+    score = float(metric.score(truth, said))
+    if not 0 <= score <= 1:
+        raise PluginError(f"metric `{name}` scores {said!r:.60} for the truth {truth!r:.60} as {score}; it must be from 0 to 1")
+    return score
+
+
+def _on(model: VLM, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.to(model.device) for name, tensor in batch.items()}
