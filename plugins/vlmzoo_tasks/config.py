@@ -9,6 +9,21 @@ from pydantic import Field, field_validator, model_validator
 from vlmzoo_registry.config import ComponentConfig
 
 
+class VicunaConfig(ComponentConfig):
+    """`system` is what the system says where the data has no turn of it; None: nothing."""
+
+    system: Annotated[str, Field(min_length=1)] | None = (
+        "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and "
+        "polite answers to the user's questions."
+    )
+
+
+class ChatmlDirectConfig(ComponentConfig):
+    """`system` is what the system says where the data has no turn of it; None: nothing."""
+
+    system: Annotated[str, Field(min_length=1)] | None = "Answer the questions."
+
+
 class CaptionsConfig(ComponentConfig):
     """`path`: rows `{image, caption[, id]}` as JSON lines or a JSON list, also `.gz`; `images`: the folder of images."""
 

@@ -4,9 +4,12 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from PIL import Image
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 IMAGE = "<image>"
 """How an image is written in the text of a turn; the assembler swaps it for the tokenizer's own placeholder."""
@@ -74,15 +77,32 @@ class Dataset(ABC):
 
 
 class Template(ABC):
-    """Implement this to bring a conversation style; constructed as `factory(config)`."""
+    """Implement this to bring a conversation style; constructed as `factory(config)`, then bound to a tokenizer once."""
 
     @abstractmethod
     def render(self, turns: Sequence[Turn], *, prompt: bool) -> Rendered:
-        """The turns as one text with spans over what the assistant says.
+        """The turns as one text with spans over what the assistant says, the token that ends each answer included.
 
         With `prompt=True` the text ends where the assistant would begin to speak; the ids of a prompt in training equal those
-        at generation.
+        at generation. Raises `DataError` for turns that the style cannot write.
         """
+
+    def bind(self, tokenizer: "PreTrainedTokenizerBase") -> "Template":
+        """The template for this tokenizer; called once, before any `render`.
+
+        Raises `AssemblyError` where the tokenizer lacks what the style writes. Default: itself, for a style of plain words.
+        """
+        return self
+
+    @property
+    def control_tokens(self) -> tuple[str, ...]:
+        """The special tokens that the style writes by their names, each of which a tokenizer must have as one token."""
+        return ()
+
+    @property
+    def stop(self) -> str | None:
+        """The token that ends an answer, at which generation stops; None: the tokenizer's own end token."""
+        return None
 
 
 class Objective(ABC):

@@ -69,7 +69,7 @@ def build(
     parts.language.resize(len(tokenizer))
     vlm = finish(model_config, parts, token_id)
     vlm.processor = make_processor(vlm, model_config, tokenizer, token)
-    vlm.generation_config.eos_token_id = tokenizer.eos_token_id
+    vlm.generation_config.eos_token_id = stop_ids(tokenizer, vlm.processor.template)
     vlm.generation_config.bos_token_id = tokenizer.bos_token_id
     vlm.generation_config.pad_token_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     # A generated placeholder would claim an image that is not there.
@@ -203,12 +203,27 @@ def written_out(config: ModelConfig) -> dict[str, Any]:
 
 def make_processor(vlm: VLM, config: ModelConfig, tokenizer: Any, token: str) -> VLMProcessor:
     """The processor of a model: its tokenizer, its encoder's transform, its template, and how many ids stand for an image."""
-    template = config.template.component.load_factory()(config.template.config)
-    if not isinstance(template, Template):
-        raise PluginError(f"`{config.template.component.full_name}` makes a {type(template).__name__}, not a Template")
+    template = make_template(config.template, tokenizer)
     slots = vlm.image_shape.count if isinstance(vlm, UnifiedVLM) else 1
     image_token = ImageToken(text=token, id=vlm.config.image_token_id, slots=slots)
     return VLMProcessor(tokenizer=tokenizer, transform=vlm.vision.transform, template=template, image_token=image_token)
+
+
+def make_template(choice: Choice, tokenizer: Any) -> Template:
+    """The style of conversation, for this tokenizer. Raises `AssemblyError` where they do not fit together."""
+    template = choice.component.load_factory()(choice.config)
+    bound = template.bind(tokenizer) if isinstance(template, Template) else template
+    if not isinstance(bound, Template):
+        raise PluginError(f"`{choice.component.full_name}` makes a {type(bound).__name__}, not a Template")
+    return bound
+
+
+def stop_ids(tokenizer: Any, template: Template) -> int | list[int] | None:
+    """The ids at which generation stops: those at which training let the answers end, and the tokenizer's own end token."""
+    ids = [] if template.stop is None else [tokenizer.convert_tokens_to_ids(template.stop)]
+    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in ids:
+        ids.append(tokenizer.eos_token_id)
+    return ids[0] if len(ids) == 1 else ids or None
 
 
 def _make(choice: Choice, contract: type, where: str, reasons: list[str], *context: Any, described: bool = False) -> Any:
