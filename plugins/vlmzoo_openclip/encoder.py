@@ -3,13 +3,15 @@
 Width, grid and unused parameters are learnt by running a twin without values (meta tensors) once.
 """
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from vlmzoo_openclip.architecture import Architecture, architecture
 from vlmzoo_openclip.config import OpenClipConfig
-from vlmzoo_openclip.tower import Taps, Tower, build, depth, load
+from vlmzoo_openclip.tower import Taps, Tower, blocks, build, depth, load
 from vlmzoo_openclip.transform import image_transform
 from vlmzoo_registry import ConfigError, FeatureShape, Grid, ImageTransform, VisionEncoder, VisionFeatures, check_pixels
 
@@ -78,6 +80,11 @@ class OpenClipEncoder(VisionEncoder):
     def unused_parameters(self) -> frozenset[str]:
         """Parameters that no output depends on (attention pooling of CoCa)."""
         return self._unused
+
+    @property
+    def encoder_blocks(self) -> Sequence[nn.Module]:
+        """The transformer's blocks, or a ResNet's stages."""
+        return blocks(self.tower)
 
     def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> VisionFeatures:
         """The outputs of the tapped layers, row-major; raises `AssemblyError` for another size than the transform gives."""

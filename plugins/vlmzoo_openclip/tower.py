@@ -77,6 +77,20 @@ def depth(tower: Tower) -> int:
             return len(_RESNET_LAYERS)
 
 
+def blocks(tower: Tower) -> list[nn.Module]:
+    """What an image runs through, in order; of a timm trunk the list its features lie in, or its stages."""
+    match tower:
+        case VisionTransformer():
+            return list(tower.transformer.resblocks)
+        case TimmModel():
+            places = [info["module"] for info in tower.trunk.feature_info]
+            around = tower.trunk.get_submodule(places[-1].rpartition(".")[0])
+            listed = isinstance(around, nn.Sequential | nn.ModuleList)
+            return list(around) if listed else [tower.trunk.get_submodule(place) for place in places]
+        case ModifiedResNet():
+            return [tower.get_submodule(name) for name in _RESNET_LAYERS if name != "stem"]
+
+
 def prefix_tokens(tower: Tower) -> int:
     """How many leading tokens of a layer are not patches."""
     match tower:

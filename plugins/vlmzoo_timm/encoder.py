@@ -4,6 +4,7 @@ Width, grid and unused parameters are learnt by running a twin without values (m
 does not say whether an odd size is rounded up or down.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from vlmzoo_registry import ConfigError, FeatureShape, Grid, ImageTransform, VisionEncoder, VisionFeatures, check_pixels
 from vlmzoo_timm.architecture import Architecture, architecture
 from vlmzoo_timm.config import TimmConfig
-from vlmzoo_timm.taps import Taps, is_transformer
+from vlmzoo_timm.taps import Taps, blocks, is_transformer
 from vlmzoo_timm.transform import image_transform
 from vlmzoo_timm.weights import load_weights
 
@@ -82,6 +83,11 @@ class TimmEncoder(VisionEncoder):
     def unused_parameters(self) -> frozenset[str]:
         """Parameters that no output depends on and timm cannot prune (norms and convolutions behind the pooling)."""
         return self._unused
+
+    @property
+    def encoder_blocks(self) -> Sequence[nn.Module]:
+        """The list that timm takes features from, or, where there is none (ResNet), the stages one after the other."""
+        return blocks(self.model)
 
     def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> VisionFeatures:
         """The outputs of the tapped layers, row-major; raises `AssemblyError` for another size than the transform gives."""

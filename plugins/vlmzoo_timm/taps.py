@@ -26,6 +26,19 @@ def prefix_tokens(model: nn.Module) -> int:
     return getattr(model, "num_prefix_tokens", 0)
 
 
+def blocks(model: nn.Module) -> list[nn.Module]:
+    """What an image runs through, in order, found by the places that timm records of a model's features.
+
+    The last of these lies in a list (`blocks.11`): then the list's members are the blocks, those between two features too.
+    Where it does not (ResNet's `layer4`), the places themselves are.
+    """
+    places = [info["module"] for info in model.feature_info]
+    around = model.get_submodule(places[-1].rpartition(".")[0])
+    if isinstance(around, nn.Sequential | nn.ModuleList):
+        return list(around)
+    return [model.get_submodule(place) for place in places]
+
+
 @dataclass(frozen=True)
 class Taps:
     """The layers to take, counted from 0, in the order they are concatenated, and what is applied to them.

@@ -63,6 +63,11 @@ class ToyVision(VisionEncoder):
         size = self.config.image_size
         return ImageTransform(size, size, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), interpolation="bilinear")
 
+    @property
+    def encoder_blocks(self) -> nn.ModuleList:
+        """The blocks, up to the last tapped one."""
+        return self.blocks
+
     def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> VisionFeatures:
         """Encode a batch of transformed images."""
         check_pixels("toy/vision", pixels, self.config.image_size, self.config.image_size)

@@ -3,11 +3,12 @@
 One image is one tile here: the tower runs with its other tiles empty, as transformers does for an image that fills only one.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import MllamaVisionModel
 
 from vlmzoo_registry import ConfigError, FeatureShape, ImageTransform, VisionEncoder, VisionFeatures, check_pixels
@@ -65,6 +66,11 @@ class MllamaVisionEncoder(VisionEncoder):
             interpolation="bilinear",
             resize="pad",
         )
+
+    @property
+    def encoder_blocks(self) -> Sequence[nn.Module]:
+        """Those of the local encoder, then those of the global one."""
+        return [*self.model.transformer.layers, *self.model.global_transformer.layers]
 
     def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> VisionFeatures:
         """Encode a batch of images of one tile each."""

@@ -5,11 +5,12 @@ a block counted from the end, and what is taken is that block's output: nobody h
 `hidden_states[-1]`.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from vlmzoo_registry import ConfigError, FeatureShape, ImageTransform, VisionEncoder, VisionFeatures, check_pixels
@@ -93,6 +94,11 @@ class TransformersVisionEncoder(VisionEncoder):
     def unused_parameters(self) -> frozenset[str]:
         """Parameters behind the last tapped block (a pooler, later blocks), which no output depends on."""
         return frozenset(f"model.{name}" for name in self._unused)
+
+    @property
+    def encoder_blocks(self) -> Sequence[nn.Module]:
+        """The modules that one forward calls once each, in order, tokens to tokens."""
+        return [self.model.get_submodule(name) for name in self._tower.blocks]
 
     def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> VisionFeatures:
         """The outputs of the tapped blocks, concatenated on the channel in the order of `layers`."""

@@ -1,6 +1,7 @@
 """The contract of a vision encoder: pixels in, tokens with known places out."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import floor
 from typing import Literal
@@ -12,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vlmzoo_registry.config import ComponentConfig
+from vlmzoo_registry.errors import AssemblyError
 from vlmzoo_registry.features import FeatureShape, Grid
 
 
@@ -110,6 +112,18 @@ class VisionEncoder(nn.Module, ABC):
     def unused_parameters(self) -> frozenset[str]:
         """Names of parameters that no output depends on (a pooler, blocks past the last tapped one); they never train."""
         return frozenset()
+
+    @property
+    def encoder_blocks(self) -> Sequence[nn.Module]:
+        """The blocks of equal rank that an image runs through, in order: what the mode `last` counts from the end.
+
+        Those past the last tapped one may be among them; their parameters are `unused_parameters`, and they are not counted.
+        The default raises `AssemblyError`: an encoder that names no blocks trains in full, or its norms or biases do.
+        """
+        raise AssemblyError(
+            f"`{type(self).__name__}` names no `encoder_blocks`, which `mode: last` counts and `mode: lora` adapts: train it "
+            "with `mode: full`, or let its class say `encoder_blocks`"
+        )
 
     @abstractmethod
     def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> VisionFeatures:

@@ -17,7 +17,7 @@ from small_models import GPT2, LLAMA, causal_lm, picture, section
 from torch import Tensor, nn
 
 import vlmzoo
-from vlmzoo.config import Recipe, TrainPart, load_recipe
+from vlmzoo.config import Recipe, TrainFull, load_recipe
 from vlmzoo.data.stream import Draw
 from vlmzoo.model.tensors import own_tensors
 from vlmzoo.model.vlm import VLM
@@ -212,7 +212,7 @@ def test_frozen_bytes_stay_and_trained_tensors_move(
 
 def test_a_frozen_part_stays_in_evaluation_mode(data: dict[str, Any]) -> None:
     model = vlmzoo.build(section(vision={"name": "timm/encoder", "config": {"architecture": "test_efficientnet"}}))
-    set_trainable(model, {"connector": TrainPart(lr=1.0)})
+    set_trainable(model, {"connector": TrainFull(lr=1.0)})
     assert not any(module.training for module in [*model.vision.modules(), *model.language.modules()])
     assert all(module.training for module in model.connector.modules())
 
@@ -220,8 +220,8 @@ def test_a_frozen_part_stays_in_evaluation_mode(data: dict[str, Any]) -> None:
 def test_every_parameter_is_in_exactly_one_group() -> None:
     model = vlmzoo.build(section("cross_attention", language=causal_lm({**LLAMA, "tie_word_embeddings": True})))
     settings = {
-        "connector": TrainPart(lr=1e-3, weight_decay=0.1),
-        "language": TrainPart(lr=2e-5, weight_decay=0.02, warmup=0.5),
+        "connector": TrainFull(lr=1e-3, weight_decay=0.1),
+        "language": TrainFull(lr=2e-5, weight_decay=0.02, warmup=0.5),
     }
     states = set_trainable(model, settings)
     optimizer = make_optimizer(states)
@@ -281,7 +281,7 @@ def test_rates_follow_updates_whatever_the_micro_batches(data: dict[str, Any], t
 
 
 def test_the_rates_reach_the_optimizer() -> None:
-    states = set_trainable(vlmzoo.build(section()), {"connector": TrainPart(lr=1.0), "vision": TrainPart(lr=0.5, warmup=0.0)})
+    states = set_trainable(vlmzoo.build(section()), {"connector": TrainFull(lr=1.0), "vision": TrainFull(lr=0.5, warmup=0.0)})
     optimizer = make_optimizer(states)
     set_rates(optimizer, states, 0, 10, 0.5, "constant")
     assert {(group["part"], group["lr"]) for group in optimizer.param_groups} == {("connector", 0.2), ("vision", 0.5)}
@@ -447,7 +447,7 @@ def test_a_connector_that_is_cut_off_is_found_in_the_first_step(
 
 def test_a_frozen_tensor_with_a_gradient_is_found() -> None:
     model = vlmzoo.build(section())
-    states = set_trainable(model, {"connector": TrainPart(lr=1.0)})
+    states = set_trainable(model, {"connector": TrainFull(lr=1.0)})
     for parameter in model.connector.parameters():
         parameter.grad = torch.ones_like(parameter)
     model.vision.positions.grad = torch.ones_like(model.vision.positions)

@@ -15,7 +15,7 @@ from config_parts import RECIPE, catalogue
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from vlmzoo.config import ModelConfig, Recipe, StageConfig, TrainPart, load_model, load_recipe
+from vlmzoo.config import ModelConfig, Recipe, StageConfig, TrainFull, load_model, load_recipe
 from vlmzoo.config.document import read_yaml
 from vlmzoo.config.node import Place
 from vlmzoo_registry import VlmzooError, default_catalogue
@@ -201,7 +201,7 @@ def test_one_edit_typos_of_every_option_of_every_installed_part_find_it():
 
 @pytest.mark.parametrize(
     ("section", "field"),
-    [(Recipe, ()), (ModelConfig, ("model",)), (StageConfig, ("stages", 0)), (TrainPart, ("stages", 0, "train", "connector"))],
+    [(Recipe, ()), (ModelConfig, ("model",)), (StageConfig, ("stages", 0)), (TrainFull, ("stages", 0, "train", "connector"))],
 )
 def test_one_edit_typos_of_keys_that_may_be_left_out_find_them(section, field):
     keys = list(section.model_fields)

@@ -9,7 +9,19 @@ from pathlib import Path
 import pytest
 from config_parts import RECIPE, EncoderOptions, FilesOptions, LanguageOptions, MlpOptions, catalogue
 
-from vlmzoo.config import Choice, ModelConfig, Recipe, StageConfig, TrainPart, load_model, load_recipe
+from vlmzoo.config import (
+    Choice,
+    ModelConfig,
+    Recipe,
+    StageConfig,
+    TrainBias,
+    TrainFull,
+    TrainLast,
+    TrainLora,
+    TrainNorms,
+    load_model,
+    load_recipe,
+)
 from vlmzoo_registry import ConfigError, NoOptions, PluginError
 
 MODEL = {"architecture": "unified", "vision": "encoder", "connector": "test/mlp", "template": "plain"} | {
@@ -46,8 +58,8 @@ def test_a_recipe_becomes_parts_with_their_options(tmp_path):
     assert (stage.name, stage.objective.component.full_name) == ("align", "test/caption")
     assert stage.data[0].config == FilesOptions(path=tmp_path / "rows.jsonl", images=tmp_path / "images")
     assert stage.train == {
-        "connector": TrainPart(lr=1e-3),
-        "language": TrainPart(lr=2e-5, weight_decay=0.1, warmup=0.1),
+        "connector": TrainFull(lr=1e-3),
+        "language": TrainFull(lr=2e-5, weight_decay=0.1, warmup=0.1),
     }
     assert (stage.batch_size, stage.micro_batch, stage.steps, stage.epochs) == (8, 4, 100, None)
     assert (stage.warmup, stage.schedule, stage.clip, stage.precision, stage.log_every) == (0.03, "cosine", 1.0, "float32", 5)
@@ -59,7 +71,26 @@ def test_what_may_be_left_out_has_a_default(tmp_path):
     stage = loaded.stages[0]
     assert (loaded.seed, stage.micro_batch, stage.warmup, stage.schedule) == (0, 8, 0.03, "cosine")
     assert (stage.clip, stage.precision, stage.log_every) == (1.0, "float32", 10)
-    assert stage.train["connector"] == TrainPart(mode="full", lr=1e-3, weight_decay=0.0, warmup=None)
+    assert stage.train["connector"] == TrainFull(mode="full", lr=1e-3, weight_decay=0.0, warmup=None)
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("mode: last, layers: 2", TrainLast(mode="last", lr=1e-3, layers=2)),
+        ("mode: lora, rank: 4", TrainLora(mode="lora", lr=1e-3, rank=4, alpha=8.0, dropout=0.0, targets=None)),
+        (
+            "mode: lora, rank: 4, alpha: 4, targets: [q, v]",
+            TrainLora(mode="lora", lr=1e-3, rank=4, alpha=4.0, targets=("q", "v")),
+        ),
+        ("mode: norms", TrainNorms(mode="norms", lr=1e-3)),
+        ("mode: bias", TrainBias(mode="bias", lr=1e-3)),
+    ],
+)
+def test_every_mode_is_read_and_written(tmp_path, written, expected):
+    loaded = recipe(tmp_path, "lr: 1e-3}", f"lr: 1e-3, {written}}}")
+    assert loaded.stages[0].train["connector"] == expected
+    assert load_recipe(loaded.dump(), catalogue=catalogue()) == loaded
 
 
 @pytest.mark.parametrize("connector", ["test/mlp", "[test/mlp]", "{name: test/mlp}", "[{name: test/mlp}]"])
@@ -220,10 +251,25 @@ def test_a_component_that_is_not_found_has_its_place_and_the_nearest_name(tmp_pa
         ("lr: 1e-3", "lr: 1e-3x", ["recipe.yaml:16:23: stages.0.train.connector.lr: must be a number (is the text `1e-3x`)"]),
         ("lr: 1e-3", "mode: full", ["recipe.yaml:16:7: stages.0.train.connector.lr: is missing: The highest learning rate, for "
          "example `1.0e-3`"]),
-        ("lr: 1e-3", "lr: 1e-3, mode: lora", ["recipe.yaml:16:35: stages.0.train.connector.mode: `lora` is not available: this "
-         "version trains parts `full`, and freezes those that `train` does not name"]),
-        ("lr: 1e-3", "lr: 1e-3, mode: ful", ["recipe.yaml:16:35: stages.0.train.connector.mode: must be `full` (is `ful`); did you "
-         "mean `full`?"]),
+        ("lr: 1e-3", "lr: 1e-3, mode: lora", ["recipe.yaml:16:7: stages.0.train.connector.rank: is missing: The rank of every "
+         "adapter, for example `16`"]),
+        ("lr: 1e-3", "lr: 1e-3, mode: ful", ["recipe.yaml:16:35: stages.0.train.connector.mode: must be one of `full`, `last`, "
+         "`lora`, `norms`, `bias` (is `ful`); did you mean `full`?"]),
+        ("lr: 1e-3", "lr: 1e-3, mode: 3", ["recipe.yaml:16:35: stages.0.train.connector.mode: must be one of `full`, `last`, "
+         "`lora`, `norms`, `bias` (is 3)"]),
+        ("lr: 1e-3", "lr: 1e-3, mode: [last]", ["recipe.yaml:16:35: stages.0.train.connector.mode: must be one of `full`, "
+         "`last`, `lora`, `norms`, `bias` (is a list of 1)"]),
+        ("lr: 1e-3", "lr: 1e-3, layers: 2", ["recipe.yaml:16:37: stages.0.train.connector.layers: belongs to `mode: last`, and "
+         "this part has `mode: full`: change the mode, or leave it out"]),
+        ("lr: 1e-3", "lr: 1e-3, mode: last, layers: 2, rank: x", ["recipe.yaml:16:58: stages.0.train.connector.rank: belongs to "
+         "`mode: lora`, and this part has `mode: last`: change the mode, or leave it out"]),
+        ("lr: 1e-3", "lr: 1e-3, mode: last, layer: 2", ["recipe.yaml:16:41: stages.0.train.connector.layer: unknown key; did you "
+         "mean `layers`? (a part that trains knows: mode, lr, weight_decay, warmup, layers)"]),
+        ("lr: 1e-3", "lr: 1e-3, mode: last, layers: 0", ["recipe.yaml:16:49: stages.0.train.connector.layers: must be at least 1 "
+         "(is 0)"]),
+        ("lr: 1e-3", "lr: 1e-3, mode: lora, rank: 8, targets: q", ["recipe.yaml:16:59: stages.0.train.connector.targets: must be "
+         "a list (is the text `q`)"]),
+        ("{lr: 1e-3}", "3", ["recipe.yaml:16:18: stages.0.train.connector: must be a mapping (is 3)"]),
         ("lr: 1e-3", "lr: 1e-3, wd: 0", ["recipe.yaml:16:29: stages.0.train.connector.wd: unknown key (a part that trains knows: "
          "mode, lr, weight_decay, warmup)"]),
         ("      language: {lr", "      languages: {lr", ["recipe.yaml:17:7: stages.0.train.languages: unknown key; did you mean "

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from config_parts import RECIPE, EncoderOptions, MlpOptions, catalogue
 
-from vlmzoo.config import Recipe, TrainPart, load_recipe
+from vlmzoo.config import Recipe, TrainFull, load_recipe
 from vlmzoo_registry import ConfigError
 
 
@@ -56,7 +56,7 @@ def test_a_value_is_yaml_and_a_part_may_be_replaced_whole(path):
 
 def test_a_path_through_a_key_that_is_not_there_makes_it(path):
     stage = overridden(path, "stages.0.train.vision.lr=1e-5").stages[0]
-    assert stage.train["vision"] == TrainPart(lr=1e-5)
+    assert stage.train["vision"] == TrainFull(lr=1e-5)
     assert overridden(path, "model.vision.patches.size=4").model.vision.config.patches.size == 4
     path.write_text(RECIPE.replace("steps: 100", "steps:"))
     assert overridden(path, "stages.0.steps=3").stages[0].steps == 3

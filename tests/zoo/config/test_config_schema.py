@@ -18,7 +18,7 @@ GOOD: Any = read_yaml(RECIPE, Place("", Path("/"), 1, 1)).plain()
 SCHEMA = recipe_schema(catalogue())
 
 _TYPES = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None)}
-_SAYS_NOTHING = {"title", "description", "default", "$defs", "$schema"}
+_SAYS_NOTHING = {"title", "description", "default", "$defs", "$schema", "discriminator"}
 
 
 def fits(value: Any, schema: dict[str, Any]) -> bool:
@@ -69,6 +69,7 @@ _KEYWORDS = {
     "oneOf": lambda value, wanted, _: sum(fits(value, one) for one in wanted) == 1,
     "format": lambda value, wanted, _: wanted == "path",
     "pattern": lambda value, wanted, _: not isinstance(value, str) or re.search(wanted, value) is not None,
+    "minLength": lambda value, wanted, _: not isinstance(value, str) or len(value) >= wanted,
     "maxLength": lambda value, wanted, _: not isinstance(value, str) or len(value) <= wanted,
     "minimum": lambda value, wanted, _: not _number(value) or value >= wanted,
     "exclusiveMinimum": lambda value, wanted, _: not _number(value) or value > wanted,
@@ -109,9 +110,16 @@ ACCEPTED = [
     changed("stages.0.objective", {"name": "test/caption"}),
     changed("stages.0.data.0.more", ["a", "b"]),
     changed("seed"),
+    changed("stages.0.train.connector", {"lr": 1e-3, "mode": "last", "layers": 2}),
+    changed("stages.0.train.connector", {"lr": 1e-3, "mode": "lora", "rank": 8, "targets": ["q"]}),
+    changed("stages.0.train.connector", {"lr": 1e-3, "mode": "bias"}),
 ]
 
 REFUSED = [
+    changed("stages.0.train.connector", {"lr": 1e-3, "layers": 2}),
+    changed("stages.0.train.connector", {"lr": 1e-3, "mode": "last"}),
+    changed("stages.0.train.connector", {"lr": 1e-3, "mode": "lora", "rank": 8, "targets": []}),
+    changed("stages.0.train.connector", {"lr": 1e-3, "mode": "norm"}),
     changed("sed", 1),
     changed("model.visoin", "encoder"),
     changed("model.vision"),

@@ -8,13 +8,18 @@ from vlmzoo.config.load import load_either, load_model, load_recipe
 from vlmzoo.config.model import ModelConfig
 from vlmzoo.config.recipe import Recipe
 from vlmzoo.config.schema import recipe_schema
-from vlmzoo.config.stage import StageConfig, TrainPart
+from vlmzoo.config.stage import StageConfig, TrainBias, TrainFull, TrainLast, TrainLora, TrainNorms, TrainPart
 
 __all__ = [
     "Choice",
     "ModelConfig",
     "Recipe",
     "StageConfig",
+    "TrainBias",
+    "TrainFull",
+    "TrainLast",
+    "TrainLora",
+    "TrainNorms",
     "TrainPart",
     "load_either",
     "load_model",

@@ -62,6 +62,8 @@ _BOUNDS |= {"less_than_equal": ("le", "at most"), "multiple_of": ("multiple_of",
 _LENGTHS = {"too_short": ("min_length", "at least"), "too_long": ("max_length", "at most")}
 _TEXT_LENGTHS = {"string_too_short": ("min_length", "at least"), "string_too_long": ("max_length", "at most")}
 
+_CHOICES = {"literal_error", "enum", "union_tag_invalid"}
+
 _SILENT = {"conflict", "default_factory_not_called"}
 """Follow from other problems, or are reported by the loader itself."""
 
@@ -101,6 +103,8 @@ def _field(details: ErrorDetails, data: Any) -> tuple[Field, Field | None]:
             field.append(step)
         elif step != "[key]" and union is None:
             union = tuple(field)
+    if details["type"] == "union_tag_invalid":
+        field.append(_tag_key(details))
     return tuple(field), union
 
 
@@ -136,7 +140,7 @@ def unknown_key(field: Field, known: Sequence[str], whose: str) -> Problem:
 def _unknown(field: Field, details: ErrorDetails, model: type[BaseModel], called: str) -> Problem:
     if details["type"] == "literal_error":
         return unknown_key(field, _choices(details), f"`{field[-2]}`")
-    models = _models_at(model, field[:-1])
+    models = _chosen(_models_at(model, field[:-1]), details["loc"])
     known = list(dict.fromkeys(name for candidate in models for name in candidate.model_fields))
     whose = called if len(field) == 1 else next((m.called for m in models if issubclass(m, Section)), f"`{field[-2]}`")
     return unknown_key(field, known, whose)
@@ -156,25 +160,29 @@ def _expected(details: ErrorDetails) -> str:
     if kind in _TEXT_LENGTHS:
         limit, words = _TEXT_LENGTHS[kind]
         return f"a text of {words} {context[limit]} characters"
-    if kind in ("literal_error", "enum"):
+    if kind in _CHOICES:
         choices = _choices(details)
         return f"`{choices[0]}`" if len(choices) == 1 else f"one of {', '.join(f'`{choice}`' for choice in choices)}"
     if kind == "string_pattern_mismatch":
         return f"a text of the form `{context['pattern']}`"
-    if kind == "union_tag_invalid":
-        return f"a mapping whose {context['discriminator']} is one of {context['expected_tags']}"
     # The rarer checks of pydantic, in its own words: "Input should be a valid date, invalid character in year".
     return details["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
 
 
+def _tag_key(details: ErrorDetails) -> str:
+    """The key whose value chooses a member of a union, from pydantic's `'mode'`."""
+    return str(details["ctx"]["discriminator"]).strip("'")
+
+
 def _choices(details: ErrorDetails) -> list[str]:
     """The allowed values of a literal, from pydantic's `'a', 'b' or 'c'`."""
-    text = str(details.get("ctx", {}).get("expected", ""))
+    context = details.get("ctx", {})
+    text = str(context.get("expected", context.get("expected_tags", "")))
     return re.findall(r"'([^']*)'", text) or re.split(r", | or ", text)
 
 
 def _shown(value: Any, found: Sequence[ErrorDetails]) -> str:
-    if isinstance(value, str) and value and all(details["type"] in ("literal_error", "enum") for details in found):
+    if isinstance(value, str) and value and all(details["type"] in _CHOICES for details in found):
         return f"`{quotable(value)}`"
     return shown(value)
 
@@ -182,7 +190,7 @@ def _shown(value: Any, found: Sequence[ErrorDetails]) -> str:
 def _hint(value: Any, found: Sequence[ErrorDetails]) -> str:
     """What the reader probably wanted to write."""
     kinds = {details["type"] for details in found}
-    if isinstance(value, str) and kinds & {"literal_error", "enum"}:
+    if isinstance(value, str) and kinds & _CHOICES:
         return did_you_mean(value, [choice for details in found for choice in _choices(details)])
     if isinstance(value, str) and "bool_type" in kinds and value.lower() in ("yes", "on", "no", "off"):
         return f"; write `{str(value.lower() in ('yes', 'on')).lower()}`"
@@ -223,6 +231,13 @@ def _models_at(model: type[BaseModel], field: Field) -> list[type[BaseModel]]:
         if infos:
             models = list(dict.fromkeys(found for info in infos for found in _models_in(info.annotation)))
     return models
+
+
+def _chosen(models: list[type[BaseModel]], location: Sequence[str | int]) -> list[type[BaseModel]]:
+    """Of the members of a union those that a value chose: the location of the error holds the word it chose by."""
+    words = [(step,) for step in location]
+    by_word = [model for model in models if any(get_args(info.annotation) in words for info in model.model_fields.values())]
+    return by_word or models
 
 
 def _models_in(annotation: Any) -> Iterable[type[BaseModel]]:

@@ -13,13 +13,21 @@ from pydantic import BaseModel, ValidationError
 from vlmzoo.config.choice import Choice
 from vlmzoo.config.document import cannot_be_used, read_document, read_mapping
 from vlmzoo.config.explain import Problem, missing_key, problems, unknown_key
+from vlmzoo.config.grid import BudgetConfig, EvaluateConfig, GridConfig
 from vlmzoo.config.model import ModelConfig
 from vlmzoo.config.node import Field, Node, Place, Plain, located, quotable, shown
 from vlmzoo.config.overrides import apply_override
-from vlmzoo.config.parts import MODEL_PARTS, STAGE_PARTS, spell_out_model, spell_out_recipe
+from vlmzoo.config.parts import (
+    EVALUATE_PARTS,
+    MODEL_PARTS,
+    STAGE_PARTS,
+    spell_out_grid,
+    spell_out_model,
+    spell_out_recipe,
+)
 from vlmzoo.config.recipe import Recipe
 from vlmzoo.config.section import Section
-from vlmzoo.config.stage import StageConfig
+from vlmzoo.config.stage import StageConfig, TrainPart
 from vlmzoo_registry.catalogue import Catalogue, default_catalogue
 from vlmzoo_registry.component import Component
 from vlmzoo_registry.config import ComponentConfig
@@ -75,6 +83,29 @@ def load_either(
         return load_model(source, overrides, catalogue), None
     recipe = load_recipe(source, overrides, catalogue)
     return recipe.model, recipe
+
+
+def load_grid(
+    source: Source, overrides: Sequence[str] = (), catalogue: Catalogue | None = None
+) -> tuple[GridConfig, Node]:
+    """The grid in a file or mapping, and its tree, which knows where everything in it was written.
+
+    The recipe it changes is not looked at. Raises as `load_recipe` does.
+    """
+    root = _document(source)
+    faults = _override(root, overrides, spell_out_grid)
+    reader = _Reader(root, catalogue or default_catalogue())
+    return reader.read(GridConfig, (), reader.grid(root), faults), root
+
+
+def load_choice(kind: str, source: Mapping[str, object], catalogue: Catalogue | None = None) -> Choice:
+    """One component with its options, from what `Choice.dump` gave. Raises as `load_recipe` does."""
+    root = read_mapping(source)
+    reader = _Reader(root, catalogue or default_catalogue())
+    choice = reader.choice(root, kind)
+    if not isinstance(choice, Choice):
+        raise reader.error(())
+    return choice
 
 
 def _document(source: Source) -> Node:
@@ -192,6 +223,18 @@ class _Reader:
         """The values of a stage."""
         return self._section(node, field, STAGE_PARTS)
 
+    def grid(self, node: Node) -> Any:
+        """The values of a grid."""
+        values: dict[str, Any] = {key: child.plain() for key, child in node.items() if isinstance(key, str)}
+        evaluate = node.child("evaluate")
+        if evaluate is not None:
+            values["evaluate"] = self._section(evaluate, ("evaluate",), EVALUATE_PARTS)
+        return values
+
+    def choice(self, node: Node, kind: str) -> "Choice | Plain":
+        """A document that is one component."""
+        return self._part(node, (), kind)
+
     def _section(self, node: Node, field: Field, kinds: Mapping[str, str]) -> Any:
         if not isinstance(node.value, dict):
             return node.plain()
@@ -298,3 +341,11 @@ def _sections(section: type[Section], node: Node) -> Iterator[tuple[type[Section
             yield ModelConfig, model, ("model",)
         for index, stage in stages.items() if stages is not None else ():
             yield StageConfig, stage, ("stages", index)
+            train = stage.child("train")
+            for part, below in train.items() if train is not None else ():
+                yield TrainPart, below, ("stages", index, "train", part)
+    if section is GridConfig:
+        for key, inside in (("budget", BudgetConfig), ("evaluate", EvaluateConfig)):
+            below = node.child(key)
+            if below is not None:
+                yield inside, below, (key,)

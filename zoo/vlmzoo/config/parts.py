@@ -3,6 +3,8 @@
 A part is a mapping `{name: component, **options}`; short ways are a bare name, and no list around the only connector.
 """
 
+from typing import Any
+
 from vlmzoo.config.node import Node
 
 MODEL_PARTS = {
@@ -15,6 +17,9 @@ MODEL_PARTS = {
 
 STAGE_PARTS = {"objective": "objective", "data": "dataset"}
 """The kind of component under each key of a stage; `data` is a list of them."""
+
+EVALUATE_PARTS = {"data": "dataset", "metrics": "metric"}
+"""The kind of component under each key of a grid's `evaluate:`; both are lists of them."""
 
 
 def spell_out_recipe(node: Node) -> None:
@@ -45,6 +50,26 @@ def spell_out_model(node: Node) -> None:
     for part in (vision, node.child("language"), node.child("template")):
         if part is not None:
             _name(part)
+
+
+def spell_out_grid(node: Node) -> None:
+    """Spell out the short forms of a grid in place: a lone entry where a list may stand, a bare name for a component."""
+    axes, evaluate = node.child("axes"), node.child("evaluate")
+    for _, axis in axes.items() if axes is not None else ():
+        for _, changes in axis.items():
+            _list_of_one(changes, str)
+    for key in ("overrides", "skip"):
+        _list_of_one(node.child(key), str | dict)
+    for key in ("data", "held_out", "metrics") if evaluate is not None else ():
+        entries = evaluate.child(key)
+        _list_of_one(entries, str | dict)
+        for _, entry in entries.items() if entries is not None and key != "held_out" else ():
+            _name(entry)
+
+
+def _list_of_one(node: Node | None, kind: Any) -> None:
+    if node is not None and isinstance(node.value, kind):
+        node.value = [Node(node.value, node.place, node.place)]
 
 
 def _name(part: Node) -> None:

@@ -1,41 +1,108 @@
 """One stage of a recipe: on what it trains, which parts, and how."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field
 
 from vlmzoo.config.choice import Choice
 from vlmzoo.config.section import Section
 
 PartName = Literal["vision", "connector", "language"]
 
-_OTHER_MODES = ("lora", "last", "norms", "bias")
-
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TrainPart(Section):
-    """How one part trains; a part that a stage's `train` does not name is frozen."""
+    """How one part trains, in the ways that all modes share; a part that a stage's `train` does not name is frozen."""
 
     called: ClassVar[str] = "a part that trains"
 
-    mode: Literal["full"] = Field(default="full", description="What of the part trains: `full` is all of it.")
+    mode: str
     lr: Annotated[float, Field(gt=0)] = Field(description="The highest learning rate, for example `1.0e-3`.")
     weight_decay: Annotated[float, Field(ge=0)] = Field(default=0.0, description="AdamW's weight decay.")
     warmup: Fraction | None = Field(
         default=None, description="Fraction of the steps over which this part's learning rate rises; default: the stage's."
     )
 
-    @field_validator("mode", mode="before")
     @classmethod
-    def _only_full(cls, value: Any) -> Any:
-        if value in _OTHER_MODES:
-            raise ValueError(
-                f"`{value}` is not available: this version trains parts `full`, and freezes those that `train` does not name"
+    def conflicts(cls, values: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """An option stands beside the mode that it belongs to."""
+        mode = values.get("mode", "full")
+        own = next((kind for kind in MODES if _mode(kind) == mode), None)
+        if own is None:
+            return []
+        owners = {key: kind for kind in MODES for key in kind.model_fields}
+        return [
+            (
+                key,
+                f"belongs to `mode: {_mode(owners[key])}`, and this part has `mode: {mode}`: change the mode, or leave it out",
             )
-        return value
+            for key in values
+            if key in owners and key not in own.model_fields
+        ]
+
+
+class TrainFull(TrainPart):
+    """All of a part trains."""
+
+    mode: Literal["full"] = Field(default="full", description="`full`: all of the part trains.")
+
+
+class TrainLast(TrainPart):
+    """The last blocks of a part train, and nothing else of it: what stands before, between and after them is frozen."""
+
+    mode: Literal["last"] = Field(description="`last`: the last blocks train (of an encoder: up to the last layer it uses).")
+    layers: Positive = Field(description="How many blocks train, counted from the end; what follows the last one is frozen.")
+
+
+class TrainLora(TrainPart):
+    """The part is frozen, and low-rank adapters on its linear layers train (arXiv:2106.09685)."""
+
+    mode: Literal["lora"] = Field(description="`lora`: low-rank adapters train (arXiv:2106.09685); the part itself is frozen.")
+    rank: Positive = Field(description="The rank of every adapter, for example `16`.")
+    alpha: Annotated[float, Field(gt=0)] = Field(
+        default_factory=lambda fields: 2.0 * fields["rank"],
+        description="Adapters are scaled by `alpha` / `rank`; default: twice the rank, as LLaVA trains (rank 128, alpha 256).",
+    )
+    dropout: Fraction = Field(default=0.0, description="Dropout before the adapters.")
+    targets: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False, min_length=1)] | None = Field(
+        default=None,
+        description="Which linear layers get an adapter, by the ends of their names, for example `[q_proj, v_proj]`; default: "
+        "all of the part's blocks.",
+    )
+
+
+class TrainNorms(TrainPart):
+    """The scales and shifts of a part's norms train."""
+
+    mode: Literal["norms"] = Field(description="`norms`: the scales and shifts of the norms train.")
+
+
+class TrainBias(TrainPart):
+    """The biases of a part train (BitFit, arXiv:2106.10199)."""
+
+    mode: Literal["bias"] = Field(description="`bias`: the biases train (BitFit, arXiv:2106.10199).")
+
+
+MODES: tuple[type[TrainPart], ...] = (TrainFull, TrainLast, TrainLora, TrainNorms, TrainBias)
+
+
+def _mode(kind: type[TrainPart]) -> str:
+    """The word that chooses this mode."""
+    word: str = get_args(kind.model_fields["mode"].annotation)[0]
+    return word
+
+
+def _full_by_default(value: Any) -> Any:
+    """A part without `mode` trains in full."""
+    return {"mode": "full", **value} if isinstance(value, Mapping) else value
+
+
+AnyTrainPart = Annotated[
+    TrainFull | TrainLast | TrainLora | TrainNorms | TrainBias, Field(discriminator="mode"), BeforeValidator(_full_by_default)
+]
 
 
 class StageConfig(Section):
@@ -50,7 +117,7 @@ class StageConfig(Section):
     data: Annotated[tuple[Choice, ...], Field(strict=False, min_length=1)] = Field(
         description="The datasets (`vlmzoo list --kind dataset`)."
     )
-    train: dict[PartName, TrainPart] = Field(
+    train: dict[PartName, AnyTrainPart] = Field(
         description="The parts that train, and how: `vision`, `connector`, `language`. A part not named is frozen."
     )
     batch_size: Positive = Field(description="Samples per optimizer step, over all processes.")

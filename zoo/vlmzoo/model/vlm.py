@@ -26,6 +26,19 @@ from vlmzoo_registry import Connector, DataError, FeatureShape, LanguageModel, P
 PARTS = ("vision", "connector", "language")
 
 
+def frozen_modules(part: nn.Module) -> list[nn.Module]:
+    """The outermost modules of a part that have parameters of which none trains; the part itself where nothing of it does.
+
+    Inside a part that trains in places these are the others: a batch norm there must not go on counting, and dropout in a
+    frozen block would be noise that nothing learns from.
+    """
+    if not any(parameter.requires_grad for parameter in part.parameters()):
+        return [part]
+    return [
+        module for child in part.children() if next(child.parameters(), None) is not None for module in frozen_modules(child)
+    ]
+
+
 @dataclass
 class VLMOutput(ModelOutput):
     """What a forward returns; `logits` is None where labels were given and no logits were asked for."""
@@ -199,11 +212,11 @@ class VLM(PreTrainedModel, GenerationMixin):
     # ---- modes ------------------------------------------------------------------------------------------------------
 
     def train(self, mode: bool = True) -> "VLM":
-        """Set training mode; a part with nothing to train stays in evaluation mode, so that it is the same at every step."""
+        """Set training mode; what has nothing to train stays in evaluation mode, so that it is the same at every step."""
         super().train(mode)
         for part in self.parts.values():
-            if not any(parameter.requires_grad for parameter in part.parameters()):
-                part.eval()
+            for module in frozen_modules(part):
+                module.eval()
         return self
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:

@@ -1,56 +1,135 @@
 """What trains: freezing, the optimizer's groups and the report come from one object per part, so they cannot disagree."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
-from vlmzoo.config import TrainPart
+from vlmzoo.config import TrainBias, TrainFull, TrainLast, TrainNorms, TrainPart
 from vlmzoo.model.vlm import PARTS, VLM
-from vlmzoo_registry import AssemblyError
+from vlmzoo_registry import AssemblyError, LanguageModel, VisionEncoder
 
 
 @dataclass(frozen=True)
 class PartState:
-    """One part of a model in one stage: frozen where `settings` is None."""
+    """One part of a model in one stage: frozen where `settings` is None. `how` says in words what of it trains."""
 
     name: str
     settings: TrainPart | None
     trained: dict[str, nn.Parameter]
     frozen: dict[str, nn.Parameter]
+    how: str
 
     @property
     def mode(self) -> str:
-        """What the table of parts calls it."""
+        """The word of the recipe."""
         return "frozen" if self.settings is None else self.settings.mode
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The parameters of a part that train in a mode, by name, and the same in words."""
+
+    parameters: dict[str, nn.Parameter]
+    how: str
 
 
 def set_trainable(vlm: VLM, train: Mapping[str, TrainPart]) -> tuple[PartState, ...]:
     """Freeze what the stage does not name, and let the rest train; puts the model into training mode.
 
-    Parameters that no output depends on (an encoder's pooler), or that have no elements (DINOv3's registers where there are
-    none), stay frozen in every mode.
-
-    Raises `AssemblyError` where a part that is to train has nothing that could.
+    Raises `AssemblyError` with every part that is to train and has nothing that could, or not what its mode asks for.
     """
     states, reasons = [], []
     for name in PARTS:
-        settings = train.get(name)
-        unused = vlm.vision.unused_parameters if name == "vision" else frozenset()
-        parameters = dict(vlm.parts[name].named_parameters())
-        trained = {} if settings is None else {key: p for key, p in parameters.items() if key not in unused and p.numel()}
-        frozen = {key: value for key, value in parameters.items() if key not in trained}
-        if settings is not None and not trained:
-            reasons.append(f"`train.{name}`: the part has no parameters that train; leave it out")
-        for parameter in frozen.values():
-            parameter.requires_grad_(False)
-        for parameter in trained.values():
-            parameter.requires_grad_(True)
-        states.append(PartState(name, settings, trained, frozen))
+        module, settings = vlm.parts[name], train.get(name)
+        chosen = Selection({}, "frozen")
+        if settings is not None:
+            try:
+                chosen = select(name, module, settings)
+            except AssemblyError as error:
+                reasons += [f"`train.{name}`: {reason}" for reason in error.reasons or (error.message,)]
+        frozen = {key: value for key, value in module.named_parameters() if key not in chosen.parameters}
+        states.append(PartState(name, settings, chosen.parameters, frozen, chosen.how))
     if reasons:
         raise AssemblyError("the stage cannot train what it names", reasons)
+    for state in states:
+        for parameter in state.frozen.values():
+            parameter.requires_grad_(False)
+        for parameter in state.trained.values():
+            parameter.requires_grad_(True)
     vlm.train()
     return tuple(states)
+
+
+def select(part: str, module: nn.Module, settings: TrainPart) -> Selection:
+    """What of a part trains; nothing is changed.
+
+    Parameters that no output depends on (an encoder's pooler, its blocks past the last tapped one), or that have no elements
+    (DINOv3's registers where there are none), train in no mode.
+
+    Raises `AssemblyError` where that is nothing, or not what the mode asks for.
+    """
+    unused = module.unused_parameters if isinstance(module, VisionEncoder) else frozenset()
+    usable = {name: parameter for name, parameter in module.named_parameters() if name not in unused and parameter.numel()}
+    match settings:
+        case TrainFull():
+            chosen, how, lacking = usable, "full", "parameters that train"
+        case TrainLast():
+            last, count = _last_blocks(part, module, settings.layers, usable)
+            chosen, how, lacking = _inside(last, usable), f"last {settings.layers} of {count} blocks", "parameters there"
+        case TrainNorms():
+            norms = [child for child in module.modules() if _is_norm(child)]
+            chosen, how, lacking = _inside(norms, usable), "norms", "norms with parameters"
+        case TrainBias():
+            chosen = {name: parameter for name, parameter in usable.items() if _is_bias(name)}
+            how, lacking = "biases", "biases"
+        case _:
+            raise AssertionError(f"no such mode: {settings}")
+    if not chosen:
+        raise AssemblyError(f"the part has no {lacking}; leave it out")
+    return Selection(chosen, how)
+
+
+def blocks_of(part: str, module: nn.Module, usable: Mapping[str, nn.Parameter]) -> list[nn.Module]:
+    """The blocks of a part, in order, of which anything is used.
+
+    Raises `AssemblyError` for a part that names none.
+    """
+    blocks: Sequence[nn.Module]
+    if isinstance(module, VisionEncoder):
+        blocks = module.encoder_blocks
+    elif isinstance(module, LanguageModel):
+        blocks = module.decoder_layers
+    else:
+        raise AssemblyError(f"a {part} has no blocks to count from the end: use `mode: full`")
+    return [block for block in blocks if _inside([block], usable)]
+
+
+def _last_blocks(part: str, module: nn.Module, layers: int, usable: Mapping[str, nn.Parameter]) -> tuple[list[nn.Module], int]:
+    """The last so many blocks, and how many there are."""
+    blocks = blocks_of(part, module, usable)
+    if layers > len(blocks):
+        raise AssemblyError(f"`layers` (={layers}) must be at most the number of blocks that the part uses (={len(blocks)})")
+    return blocks[-layers:], len(blocks)
+
+
+def _inside(modules: Sequence[nn.Module], usable: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+    """Those of the parameters that belong to these modules, whichever name they have there."""
+    found = {id(parameter) for module in modules for parameter in module.parameters()}
+    return {name: parameter for name, parameter in usable.items() if id(parameter) in found}
+
+
+def _is_norm(module: nn.Module) -> bool:
+    """Whether a module scales its input by one vector and may shift it by another: a norm, of torch or a family's own."""
+    own = dict(module.named_parameters())
+    shapes = {tuple(parameter.shape) for parameter in own.values()}
+    only_these = "weight" in own and own.keys() <= {"weight", "bias"}
+    return only_these and len(shapes) == 1 and len(next(iter(shapes))) == 1 and not isinstance(module, nn.PReLU)
+
+
+def _is_bias(name: str) -> bool:
+    """Whether a parameter is a bias by torch's own convention: `bias`, `in_proj_bias`, `q_bias`."""
+    return name.rpartition(".")[2] == "bias" or name.endswith("_bias")
 
 
 def check_gradients(states: tuple[PartState, ...]) -> None:
