@@ -4,14 +4,18 @@
 """
 
 from vlmzoo.config.choice import Choice
-from vlmzoo.config.load import load_either, load_model, load_recipe
+from vlmzoo.config.grid import BudgetConfig, EvaluateConfig, GridConfig
+from vlmzoo.config.load import load_choice, load_either, load_grid, load_model, load_recipe
 from vlmzoo.config.model import ModelConfig
 from vlmzoo.config.recipe import Recipe
 from vlmzoo.config.schema import recipe_schema
 from vlmzoo.config.stage import StageConfig, TrainBias, TrainFull, TrainLast, TrainLora, TrainNorms, TrainPart
 
 __all__ = [
+    "BudgetConfig",
     "Choice",
+    "EvaluateConfig",
+    "GridConfig",
     "ModelConfig",
     "Recipe",
     "StageConfig",
@@ -21,7 +25,9 @@ __all__ = [
     "TrainLora",
     "TrainNorms",
     "TrainPart",
+    "load_choice",
     "load_either",
+    "load_grid",
     "load_model",
     "load_recipe",
     "recipe_schema",

@@ -119,7 +119,10 @@ class GridConfig(Section):
         axes, skip = values.get("axes"), values.get("skip")
         if isinstance(axes, dict) and all(isinstance(axis, dict) for axis in axes.values()):
             found += [
-                ("axes", f"has the name `{name}`: a name has at most 40 letters, digits, `_`, `.` and `-`, as folders are called so")
+                (
+                    "axes",
+                    f"has the name `{name}`: a name has at most 40 letters, digits, `_`, `.` and `-`, as folders are called so",
+                )
                 for name in dict.fromkeys([*axes, *(value for axis in axes.values() for value in axis)])
                 if not _NAME.fullmatch(name)
             ]

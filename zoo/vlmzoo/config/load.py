@@ -85,9 +85,7 @@ def load_either(
     return recipe.model, recipe
 
 
-def load_grid(
-    source: Source, overrides: Sequence[str] = (), catalogue: Catalogue | None = None
-) -> tuple[GridConfig, Node]:
+def load_grid(source: Source, overrides: Sequence[str] = (), catalogue: Catalogue | None = None) -> tuple[GridConfig, Node]:
     """The grid in a file or mapping, and its tree, which knows where everything in it was written.
 
     The recipe it changes is not looked at. Raises as `load_recipe` does.
