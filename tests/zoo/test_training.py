@@ -2,10 +2,9 @@
 
 import json
 import math
-import os
-import signal
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,13 @@ from vlmzoo.config import Recipe, TrainFull, load_recipe
 from vlmzoo.data.stream import Draw
 from vlmzoo.model.tensors import own_tensors
 from vlmzoo.model.vlm import VLM
-from vlmzoo.training import train as training
+from vlmzoo.training import fit as training
+from vlmzoo.training.fit import NotFiniteError, Origin
+from vlmzoo.training.history import STEP, RunLog, read_log
 from vlmzoo.training.optimization import make_optimizer, rate_factor, set_rates
-from vlmzoo.training.progress import RunLog
+from vlmzoo.training.processes import join_processes
 from vlmzoo.training.samples import Samples
-from vlmzoo.training.train import NotFiniteError, train
+from vlmzoo.training.train import train
 from vlmzoo.training.trainable import check_gradients, set_trainable
 from vlmzoo_registry import AssemblyError, DataError, ResourceError
 from vlmzoo_registry.tasks import Dataset, Sample, Turn
@@ -136,7 +137,9 @@ def test_the_loss_is_the_mean_over_all_supervised_tokens(data: dict[str, Any], t
         total -= float(predicted[range(len(answer)), answer].sum())
         count += len(answer)
     assert math.isclose(result.losses[0], total / count, rel_tol=1e-5)
-    assert json.loads((tmp_path / "align" / "log.jsonl").read_text().splitlines()[0])["tokens"] == count
+    assert read_log(tmp_path / "align").steps[0]["tokens"] == count
+    assert result.tokens == count
+    assert result.images == len(WORDS)
 
 
 def test_the_same_seed_gives_the_same_run_and_another_another(data: dict[str, Any], tmp_path: Path) -> None:
@@ -272,8 +275,7 @@ def test_rates_follow_updates_whatever_the_micro_batches(data: dict[str, Any], t
     for micro in (4, 1):
         stage = {"train": parts, "batch_size": 4, "micro_batch": micro, "steps": 10, "warmup": 0.2, "log_every": 1}
         train(recipe(data, **stage), output=tmp_path / str(micro))
-        lines = (tmp_path / str(micro) / "align" / "log.jsonl").read_text().splitlines()
-        logs.append([json.loads(line)["lr"] for line in lines])
+        logs.append([record["lr"] for record in read_log(tmp_path / str(micro) / "align").steps])
     assert logs[0] == logs[1]
     assert [rates["connector"] / 1e-3 for rates in logs[0][:3]] == pytest.approx([0.5, 1.0, 1.0])
     assert [rates["language"] / 1e-4 for rates in logs[0][:6]] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
@@ -313,7 +315,8 @@ class Rows(Dataset):
 
 def fit(model: VLM, plan: Recipe, rows: Sequence[tuple[str, Image.Image | None]], folder: Path) -> Any:
     folder.mkdir(exist_ok=True)
-    return training.fit(model, plan, plan.stages[0], Samples([Rows(rows)]), folder, None)
+    samples = Samples([Rows(rows)])
+    return training.fit(model, plan, plan.stages[0], samples, folder, None, accelerator=join_processes(), origin=Origin())
 
 
 def stored(model: VLM) -> dict[str, Tensor]:
@@ -346,7 +349,7 @@ def test_a_loss_that_is_no_number_stops_the_run_before_the_weights_change(
     assert named == ["rows:2"] if micro == 1 else sorted(named) == [f"rows:{number}" for number in range(4)]
     assert_untouched(model, before)
     assert not (tmp_path / "checkpoint").exists()
-    assert (tmp_path / "log.jsonl").read_text() == ""
+    assert not read_log(tmp_path).steps
 
 
 def test_a_weight_that_is_no_number_stops_the_run(data: dict[str, Any], tmp_path: Path) -> None:
@@ -469,23 +472,75 @@ def test_a_row_that_is_too_long_is_named(config: dict[str, Any], data: dict[str,
 # ---- files -----------------------------------------------------------------------------------------------------------------
 
 
-def test_a_finished_stage_is_not_trained_over(data: dict[str, Any], tmp_path: Path) -> None:
-    train(recipe(data), output=tmp_path)
+def test_a_finished_run_is_loaded_and_not_trained_again(data: dict[str, Any], tmp_path: Path) -> None:
+    first = train(recipe(data), output=tmp_path)
     content = (tmp_path / "align" / "checkpoint" / "manifest.json").read_bytes()
     extra = json.loads(content)["extra"]
     assert extra["stage"] == "align"
     assert extra["parent"] is None
     assert len(extra["recipe_sha256"]) == 64
-    assert refusal(lambda: train(recipe(data), output=tmp_path), ResourceError) == (
-        f"`{tmp_path / 'align'}` holds a finished stage already: choose another `--output`, or remove it to train again"
-    )
+    again = train(recipe(data), output=tmp_path)
+    assert again.stages == (replace(first.stages[0], seconds=again.seconds),)
+    weights = own_tensors(first.model)
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in own_tensors(again.model).items())
     assert (tmp_path / "align" / "checkpoint" / "manifest.json").read_bytes() == content
+
+
+def test_the_recipe_is_kept_and_can_be_trained_from(data: dict[str, Any], tmp_path: Path) -> None:
+    plan = load_recipe(recipe(data))
+    train(plan, output=tmp_path)
+    assert load_recipe(tmp_path / "recipe.json") == plan
+
+
+def test_another_recipe_is_refused_with_what_differs(data: dict[str, Any], tmp_path: Path) -> None:
+    train(recipe(data), output=tmp_path)
+    changed = recipe(data, seed=7, steps=2, name="align")
+    changed["stages"][0]["train"] = {"connector": {"lr": 1e-2}}
+    with pytest.raises(ResourceError) as refused:
+        train(changed, output=tmp_path)
+    assert refused.value.message == (
+        f"`{tmp_path}` holds what another recipe has trained (align): choose another `--output`, go back to that recipe, or "
+        "remove the folder"
+    )
+    assert [reason.partition(":")[0] for reason in refused.value.reasons] == [
+        "`seed`",
+        "`stages.0.steps`",
+        "`stages.0.train.language`",
+        "`stages.0.train.vision`",
+    ]
+    assert refused.value.reasons[:2] == (
+        "`seed`: 0 there, 7 in this recipe",
+        "`stages.0.steps`: 1 there, 2 in this recipe",
+    )
+    (tmp_path / "recipe.json").unlink()
+    with pytest.raises(ResourceError) as refused:
+        train(changed, output=tmp_path)
+    assert refused.value.reasons == ("its recipe is not known",)
+
+
+def test_a_recipe_that_trained_nothing_yet_may_be_changed(data: dict[str, Any], tmp_path: Path) -> None:
+    """Corrected after an error in its first steps, say."""
+    with pytest.raises(NotFiniteError):
+        train(recipe(data, steps=50, train={"language": {"lr": 1e30}}, warmup=0.0), output=tmp_path)
+    result = train(recipe(data), output=tmp_path)
+    assert load_recipe(tmp_path / "recipe.json").stages[0].steps == 1
+    assert len(result.losses) == len(read_log(tmp_path / "align").losses) == 1
+
+
+def test_a_checkpoint_without_its_log(data: dict[str, Any], tmp_path: Path) -> None:
+    train(recipe(data), output=tmp_path)
+    log = tmp_path / "align" / "log.jsonl"
+    log.write_text("".join(line for line in log.read_text().splitlines(keepends=True) if '"end"' not in line))
+    assert refusal(lambda: train(recipe(data), output=tmp_path), ResourceError) == (
+        f"`{tmp_path / 'align'}` holds a finished stage, but not the end of its log: put its `log.jsonl` back, or remove the "
+        "folder to train the stage again"
+    )
 
 
 def test_an_output_that_cannot_be_made(data: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     message = refusal(lambda: train(recipe(data), output=tmp_path / "file"), ResourceError)
-    assert message.startswith(f"`{tmp_path / 'file' / 'align'}` cannot be made (")
+    assert message.startswith(f"`{tmp_path / 'file'}` cannot be written (")
     assert message.endswith("): choose another `--output`")
 
 
@@ -498,27 +553,6 @@ def test_room_for_the_checkpoint_is_asked_for_before_the_first_step(
         f"`{tmp_path / 'align'}`: a checkpoint takes 0.2 MiB, and only 0.1 MiB are free there; make room, or choose "
         "another folder"
     )
-
-
-def test_the_log_of_a_killed_run_can_be_read(data: dict[str, Any], tmp_path: Path) -> None:
-    """And the next run keeps it beside its own."""
-    child = os.fork()
-    if child == 0:
-        try:
-            train(recipe(data, steps=100_000, batch_size=1, log_every=1), output=tmp_path)
-        finally:
-            os._exit(1)
-    log = tmp_path / "align" / "log.jsonl"
-    while not (log.exists() and log.read_text().count("\n") >= 5):
-        time.sleep(0.01)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
-    assert steps == list(range(len(steps)))
-    train(recipe(data, steps=2, log_every=1), output=tmp_path)
-    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [0, 1]
-    kept = (tmp_path / "align" / "log.1.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in kept] == steps
 
 
 def test_processes_that_do_not_find_each_other_are_refused(
@@ -537,8 +571,8 @@ def test_an_interruption_says_what_is_lost(data: dict[str, Any], tmp_path: Path,
     """In a notebook too, where it is a `KeyboardInterrupt`."""
     advance = training.StepProgress.advance
 
-    def interrupted(self: Any, loss: float) -> None:
-        advance(self, loss)
+    def interrupted(self: Any, loss: float, seconds: float) -> None:
+        advance(self, loss, seconds)
         if self._done == 3:
             raise KeyboardInterrupt
 
@@ -546,13 +580,12 @@ def test_an_interruption_says_what_is_lost(data: dict[str, Any], tmp_path: Path,
     with pytest.raises(KeyboardInterrupt) as stopped:
         train(recipe(data, steps=7), output=tmp_path)
     assert stopped.value.__notes__ == [
-        "stage `align` stopped after step 3 of 7, before its checkpoint was whole: what it learnt is lost, and nothing else is "
-        "damaged"
+        "stage `align` stopped after step 3 of 7, saved after step 0: the same command goes on from there"
     ]
     assert sorted(file.name for file in (tmp_path / "align").iterdir()) == ["log.jsonl"]
 
 
 def test_only_the_first_process_writes_the_log(tmp_path: Path) -> None:
-    with RunLog(tmp_path, writes=False) as log:
-        log.write({"step": 0})
+    with RunLog(tmp_path, {"stage": "s"}, writes=False) as log:
+        log.write(STEP, {"step": 0})
     assert list(tmp_path.iterdir()) == []

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from small_models import picture, section
 
 from vlmzoo.data import SampleStream
+from vlmzoo.training.history import read_log
 
 SCRIPT = """
 import json, sys
@@ -105,7 +106,7 @@ def test_two_processes_equal_one(name: str, runs: Path) -> None:
     losses = json.loads((one / "losses.0").read_text())
     assert losses == pytest.approx(json.loads((two / "losses.0").read_text()), rel=1e-5)
     assert (two / "losses.0").read_text() == (two / "losses.1").read_text()
-    logs = [[json.loads(line) for line in (run / "s" / "log.jsonl").read_text().splitlines()] for run in (one, two)]
+    logs = [read_log(run / "s").steps for run in (one, two)]
     assert [line["tokens"] for line in logs[0]] == [line["tokens"] for line in logs[1]]
     assert logs[0][0]["loss"] == pytest.approx(logs[1][0]["loss"], rel=1e-6)
     assert logs[0][0]["gradient_norm"] == pytest.approx(logs[1][0]["gradient_norm"], rel=1e-6)

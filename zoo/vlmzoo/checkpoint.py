@@ -6,7 +6,8 @@ Loading is strict: a missing, surplus, misshapen or damaged tensor is an error t
 import json
 import os
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 from vlmzoo.assemble import assemble, finish, make_processor
 from vlmzoo.config import ModelConfig, load_model
 from vlmzoo.durable import replaced_folder
-from vlmzoo.manifest import INDEX, MANIFEST, Manifest, read_json, read_manifest, verify, write_json, write_manifest
+from vlmzoo.manifest import INDEX, MANIFEST, FileRecord, Manifest, read_json, read_manifest, verify, write_json, write_manifest
 from vlmzoo.model.configuration import FORMAT
 from vlmzoo.model.tensors import layout, own_tensors
 from vlmzoo.model.vlm import PARTS, VLM
@@ -43,11 +44,21 @@ _HARMLESS = {
 }
 
 
+@dataclass(frozen=True)
+class Unchanged:
+    """Parts of a model whose tensors are, bit for bit, those of a whole checkpoint: their files can be linked."""
+
+    folder: Path
+    parts: tuple[str, ...]
+
+
 def save(
     vlm: VLM,
     folder: str | os.PathLike[str],
     *,
     extra: Mapping[str, Any] | None = None,
+    unchanged: Unchanged | None = None,
+    beside: Callable[[Path], None] | None = None,
     is_main_process: bool = True,
     **options: Any,
 ) -> None:
@@ -57,6 +68,9 @@ def save(
         vlm: the model.
         folder: a new or empty folder, or a checkpoint to replace.
         extra: goes into the manifest as it is (the recipe's digest, the parent stage).
+        unchanged: parts that need not be written again: their files are hard-linked, with the digest that is recorded for
+            them, where the file system can do that.
+        beside: writes further files into the folder it is given; the manifest covers them like all others.
         is_main_process: False writes nothing, as transformers' Trainer asks of all processes but one.
         options: those of transformers' `save_pretrained`, as far as they change nothing (`safe_serialization=True`).
 
@@ -72,8 +86,8 @@ def save(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with replaced_folder(target) as staging:
-            _write(vlm, staging, extra or {})
-            verify(staging)
+            linked = _write(vlm, staging, extra or {}, unchanged, beside)
+            verify(staging, linked)
     except (OSError, SafetensorError) as error:
         needed, free = _space(vlm, target)
         raise ResourceError(
@@ -193,11 +207,26 @@ def _check_reloadable(vlm: VLM) -> None:
         )
 
 
-def _write(vlm: VLM, staging: Path, extra: Mapping[str, Any]) -> None:
+def _write(
+    vlm: VLM,
+    staging: Path,
+    extra: Mapping[str, Any],
+    unchanged: Unchanged | None,
+    beside: Callable[[Path], None] | None,
+) -> dict[str, FileRecord]:
+    """Write every file; returns the records of those that were linked."""
     weight_map: dict[str, str] = {}
+    linked: dict[str, FileRecord] = {}
     total = 0
     for part in PARTS:
         tensors = {f"{part}.{name}": tensor for name, tensor in own_tensors(vlm.parts[part]).items()}
+        if unchanged is not None and part in unchanged.parts:
+            files = _link(tensors, unchanged.folder, staging)
+            if files is not None:
+                linked |= files.records
+                weight_map |= files.weight_map
+                total += sum(_bytes(tensor) for tensor in tensors.values())
+                continue
         shards = _split(tensors)
         for number, shard in enumerate(shards, start=1):
             file = f"{part}.safetensors" if len(shards) == 1 else f"{part}-{number:05}-of-{len(shards):05}.safetensors"
@@ -214,11 +243,38 @@ def _write(vlm: VLM, staging: Path, extra: Mapping[str, Any]) -> None:
     tokenizer_config = staging / "tokenizer_config.json"
     kept = {key: value for key, value in read_json(tokenizer_config).items() if key not in _WHERE_FROM}
     write_json(tokenizer_config, kept)
-    write_manifest(staging, vlm.components, extra)
+    if beside is not None:
+        beside(staging)
+    write_manifest(staging, vlm.components, extra, linked)
     # safetensors makes its files readable by their writer alone; the others are as the umask says.
     mode = (staging / MANIFEST).stat().st_mode
     for written in staging.iterdir():
         written.chmod(mode)
+    return linked
+
+
+@dataclass(frozen=True)
+class _Linked:
+    records: dict[str, FileRecord]
+    weight_map: dict[str, str]
+
+
+def _link(tensors: Mapping[str, Tensor], earlier: Path, staging: Path) -> _Linked | None:
+    """Link the files that hold exactly these tensors in a checkpoint; None where there are none, or no links are possible."""
+    recorded = read_manifest(earlier).files
+    index: dict[str, str] = read_json(earlier / INDEX)["weight_map"]
+    weight_map = {name: index[name] for name in tensors if name in index}
+    files = sorted(set(weight_map.values()))
+    if weight_map.keys() != tensors.keys() or {name for name, file in index.items() if file in files} != tensors.keys():
+        return None
+    try:
+        for file in files:
+            os.link(earlier / file, staging / file)
+    except OSError:  # another file system, one without links, or too many of them: written as ever
+        for file in files:
+            (staging / file).unlink(missing_ok=True)
+        return None
+    return _Linked({file: recorded[file] for file in files}, weight_map)
 
 
 def _split(tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:

@@ -5,7 +5,7 @@ It is written last and carries a digest of itself, so a folder whose manifest ve
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -60,13 +60,24 @@ class Manifest(_Strict):
         return [component for components in self.components.values() for component in components]
 
 
-def write_manifest(folder: Path, components: Mapping[str, tuple[ComponentRecord, ...]], extra: Mapping[str, Any]) -> None:
-    """Record every file that `folder` holds now."""
+def write_manifest(
+    folder: Path,
+    components: Mapping[str, tuple[ComponentRecord, ...]],
+    extra: Mapping[str, Any],
+    linked: Mapping[str, FileRecord] | None = None,
+) -> None:
+    """Record every file that `folder` holds now; those that are `linked` keep the record they had, and are not read."""
+    linked = linked or {}
     content = {
         "format": FORMAT,
         "components": {part: [record.model_dump() for record in records] for part, records in components.items()},
         "extra": dict(extra),
-        "files": {file.name: {"sha256": file_sha256(file), "size": file.stat().st_size} for file in folder.iterdir()},
+        "files": {
+            file.name: linked[file.name].model_dump()
+            if file.name in linked
+            else {"sha256": file_sha256(file), "size": file.stat().st_size}
+            for file in folder.iterdir()
+        },
     }
     content["sha256"] = hashlib.sha256(_text(content)).hexdigest()
     (folder / MANIFEST).write_bytes(_text(content))
@@ -97,10 +108,11 @@ def read_manifest(folder: Path) -> Manifest:
         raise CheckpointError(f"`{file}` is not the manifest of a checkpoint", reasons) from error
 
 
-def verify(folder: Path) -> Manifest:
+def verify(folder: Path, linked: Collection[str] = ()) -> Manifest:
     """The manifest of a checkpoint whose files are all there and have the recorded sizes and digests.
 
-    Raises `CheckpointError` with the name of every file that is missing, differs, or holds weights that are not recorded.
+    Of the files that were `linked` a moment ago, which whoever wrote them verified, only the size is looked at. Raises
+    `CheckpointError` with the name of every file that is missing, differs, or holds weights that are not recorded.
     """
     manifest = read_manifest(folder)
     reasons = [f"{name}: not recorded" for name in REQUIRED if name not in manifest.files]
@@ -112,7 +124,7 @@ def verify(folder: Path) -> Manifest:
             reasons.append(f"{name}: missing")
         elif file.stat().st_size != record.size:
             reasons.append(f"{name}: {file.stat().st_size} bytes, recorded {record.size} (cut off, or another file)")
-        elif file_sha256(file) != record.sha256:
+        elif name not in linked and file_sha256(file) != record.sha256:
             reasons.append(f"{name}: its SHA-256 differs from the recorded one (damaged, or another file)")
     surplus = {file.name for file in folder.glob("*.safetensors")} - manifest.files.keys()
     reasons += [f"{name}: holds weights, but is not recorded (left over from another checkpoint)" for name in sorted(surplus)]

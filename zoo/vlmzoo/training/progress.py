@@ -1,54 +1,29 @@
-"""What a person sees while a run goes on, and the log that a program reads afterwards."""
+"""What a person sees of a run: the table of what trains, and a bar while it goes on."""
 
-import json
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from vlmzoo.config import Recipe
 from vlmzoo.training.trainable import PartState
 
-
-class RunLog:
-    """`log.jsonl`: one JSON object per line, written whole and flushed, so that a killed run leaves a log that can be read.
-
-    The log of an earlier run that did not end stays beside it as `log.1.jsonl` and so on. Without `writes` (in all processes
-    but the first) nothing is written.
-    """
-
-    def __init__(self, folder: Path, *, writes: bool) -> None:
-        self._file: IO[str] | None = None
-        if writes:
-            path = folder / "log.jsonl"
-            if path.exists():
-                path.rename(folder / f"log.{len(list(folder.glob('log.*.jsonl'))) + 1}.jsonl")
-            self._file = path.open("x", encoding="utf-8")
-
-    def __enter__(self) -> "RunLog":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def write(self, record: dict[str, Any]) -> None:
-        """Append a record."""
-        if self._file is not None:
-            self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
-            self._file.flush()
+_SMOOTHING = 0.1  # the share of the newest loss and pace in what the bar shows
 
 
 class StepProgress:
-    """A progress bar over optimizer steps with the loss beside it; nothing is shown where `console` is None.
+    """A progress bar over optimizer steps, with the smoothed loss and the pace; nothing is shown where `console` is None.
 
-    An interruption (a signal, a keyboard's) leaves it with a note of what was lost.
+    An interruption (a signal, a keyboard's) leaves it with a note of what is saved and how to go on.
     """
 
-    def __init__(self, console: Console | None, name: str, steps: int) -> None:
-        self._name, self._steps, self._done = name, steps, 0
+    def __init__(self, console: Console | None, name: str, steps: int, done: int = 0) -> None:
+        self._name, self._steps, self._done, self._saved = name, steps, done, done
+        self._loss: float | None = None
+        self._seconds: float | None = None
         self._progress = None
         if console is not None:
             self._progress = Progress(
@@ -56,12 +31,13 @@ class StepProgress:
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn("loss {task.fields[loss]}"),
+                TextColumn("{task.fields[pace]}"),
                 TimeElapsedColumn(),
                 TextColumn("left"),
                 TimeRemainingColumn(),
                 console=console,
             )
-            self._task = self._progress.add_task(name, total=steps, loss="-")
+            self._task = self._progress.add_task(name, total=steps, completed=done, loss="-", pace="")
 
     def __enter__(self) -> "StepProgress":
         if self._progress is not None:
@@ -71,35 +47,73 @@ class StepProgress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._progress is not None:
             self._progress.stop()
-        if error is not None and not isinstance(error, Exception):
-            error.add_note(
-                f"stage `{self._name}` stopped after step {self._done} of {self._steps}, before its checkpoint was whole: what "
-                "it learnt is lost, and nothing else is damaged"
-            )
+        if error is None or isinstance(error, Exception):
+            return
+        if self._saved == self._done:
+            where = f"stage `{self._name}` is saved after step {self._done} of {self._steps}"
+        else:
+            where = f"stage `{self._name}` stopped after step {self._done} of {self._steps}, saved after step {self._saved}"
+        error.add_note(f"{where}: the same command goes on from there")
 
-    def advance(self, loss: float) -> None:
-        """One step further."""
+    def advance(self, loss: float, seconds: float) -> None:
+        """One step further, which had this loss and took this time."""
         self._done += 1
+        self._loss = loss if self._loss is None else self._loss + _SMOOTHING * (loss - self._loss)
+        self._seconds = seconds if self._seconds is None else self._seconds + _SMOOTHING * (seconds - self._seconds)
         if self._progress is not None:
-            self._progress.update(self._task, advance=1, loss=f"{loss:.3f}")
+            self._progress.update(self._task, advance=1, loss=f"{self._loss:.3f}", pace=_pace(self._seconds))
+
+    def saved(self) -> None:
+        """What is done so far will not be lost."""
+        self._saved = self._done
 
 
-def parts_table(states: tuple[PartState, ...], names: dict[str, str]) -> Table:
-    """What trains, before anything does."""
-    table = Table(title="What trains", title_justify="left", box=None, pad_edge=False)
-    for column in ("part", "component", "mode", "parameters", "trained", "lr"):
-        justify: Literal["left", "right"] = "right" if column in ("parameters", "trained", "lr") else "left"
-        table.add_column(column, justify=justify, overflow="fold", no_wrap=column != "component")
+def _pace(seconds: float) -> str:
+    return f"{1 / seconds:.1f} steps/s" if 0 < seconds < 1 else f"{seconds:.1f} s/step"
+
+
+def parts_rows(states: Sequence[PartState], names: Mapping[str, str]) -> list[dict[str, Any]]:
+    """What trains, part by part, as plain data: for the table, the log and reports."""
+    rows = []
     for state in states:
         trained = sum(parameter.numel() for parameter in state.trained.values())
         frozen = sum(parameter.numel() for parameter in state.frozen.values())
-        settings = state.settings
+        rows.append(
+            {
+                "part": state.name,
+                "component": names[state.name],
+                "trains": state.how,
+                "parameters": trained + frozen,
+                "trained": trained,
+                "lr": None if state.settings is None else state.settings.lr,
+            }
+        )
+    return rows
+
+
+def parts_table(stage: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    """What trains in a stage, before anything does."""
+    table = Table(title=f"What trains in stage `{stage}`", title_justify="left", box=None, pad_edge=False)
+    for column in ("part", "component", "trains", "parameters", "trained", "lr"):
+        justify: Literal["left", "right"] = "right" if column in ("parameters", "trained", "lr") else "left"
+        table.add_column(column, justify=justify, overflow="fold", no_wrap=column != "component")
+    for row in rows:
         table.add_row(
-            state.name,
-            names[state.name].replace(" + ", "\n+ "),
-            state.mode,
-            f"{trained + frozen:,}",
-            f"{trained:,}",
-            "-" if settings is None else f"{settings.lr:g}",
+            row["part"],
+            row["component"].replace(" + ", "\n+ "),
+            row["trains"],
+            f"{row['parameters']:,}",
+            f"{row['trained']:,}",
+            "-" if row["lr"] is None else f"{row['lr']:g}",
         )
     return table
+
+
+def component_names(recipe: Recipe) -> dict[str, str]:
+    """The components of each part."""
+    section = recipe.model
+    return {
+        "vision": section.vision.component.full_name,
+        "connector": " + ".join(choice.component.full_name for choice in section.connector),
+        "language": section.language.component.full_name,
+    }

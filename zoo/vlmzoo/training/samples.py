@@ -1,10 +1,18 @@
-"""The samples of a stage: the datasets of its `data:`, one after the other."""
+"""The samples of a stage: the datasets of its `data:`, one after the other, and what makes batches of them."""
 
+import hashlib
+import json
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import Any
 
-from vlmzoo_registry import DataError, Dataset, Sample
+from vlmzoo.config import Choice, StageConfig
+from vlmzoo.data import Collator
+from vlmzoo.model.vlm import VLM
+from vlmzoo_registry import DataError, Dataset, Objective, PluginError, Sample
+
+_LOOKED_AT = 64  # samples of a fingerprint
 
 
 class Samples:
@@ -24,3 +32,44 @@ class Samples:
         """The sample at this index."""
         number = bisect_right(self._ends, index)
         return self._datasets[number][index - (self._ends[number - 1] if number else 0)]
+
+    def fingerprint(self) -> str:
+        """A digest of the number of samples and of the texts of some of them, evenly spread: other data has another.
+
+        Not of all: a resumed run asks for it, and a large dataset takes long to read.
+        """
+        count = len(self)
+        looked_at = sorted({number * (count - 1) // max(1, _LOOKED_AT - 1) for number in range(_LOOKED_AT)})
+        rows = [self[index] for index in looked_at]
+        said = [[row.id, len(row.images), [[turn.role, turn.text] for turn in row.turns]] for row in rows]
+        return hashlib.sha256(json.dumps([count, said]).encode()).hexdigest()
+
+
+def stage_samples(stage: StageConfig) -> Samples:
+    """The samples of a stage. Raises `DataError` where its data cannot be used."""
+    return Samples([_make(choice, Dataset) for choice in stage.data])
+
+
+def make_collator(model: VLM, stage: StageConfig) -> Collator:
+    """What turns the samples of a stage into batches for this model, to train on or to ask about."""
+    return Collator(
+        objective=_make(stage.objective, Objective),
+        template=model.processor.template,
+        tokenizer=model.processor.tokenizer,
+        image_token=model.processor.image_token,
+        transform=model.processor.transform,
+        max_length=_max_length(model),
+    )
+
+
+def _make(choice: Choice, contract: type) -> Any:
+    made = choice.component.load_factory()(choice.config)
+    if not isinstance(made, contract):
+        raise PluginError(f"`{choice.component.full_name}` makes a {type(made).__name__}, not a {contract.__name__}")
+    return made
+
+
+def _max_length(model: VLM) -> int:
+    """What the language model has positions for; a model without a stated limit takes any length."""
+    limit = getattr(model.language.text_config, "max_position_embeddings", None)
+    return limit if isinstance(limit, int) and limit > 0 else 1_000_000

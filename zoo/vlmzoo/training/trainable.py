@@ -7,7 +7,7 @@ from torch import nn
 
 from vlmzoo.config import TrainBias, TrainFull, TrainLast, TrainNorms, TrainPart
 from vlmzoo.model.vlm import PARTS, VLM
-from vlmzoo_registry import AssemblyError, LanguageModel, VisionEncoder
+from vlmzoo_registry import AssemblyError, Connector, LanguageModel, LayersConnector, VisionEncoder
 
 
 @dataclass(frozen=True)
@@ -132,14 +132,30 @@ def _is_bias(name: str) -> bool:
     return name.rpartition(".")[2] == "bias" or name.endswith("_bias")
 
 
-def check_gradients(states: tuple[PartState, ...]) -> None:
+def idle_parameters(part: nn.Module) -> frozenset[str]:
+    """Names of parameters that may go without a gradient, as the components of a part name them."""
+    if isinstance(part, VisionEncoder | LanguageModel):
+        return part.idle_parameters
+    return frozenset(
+        f"{number}.{name}"
+        for number, connector in part.named_children()
+        if isinstance(connector, Connector | LayersConnector)
+        for name in connector.idle_parameters
+    )
+
+
+def check_gradients(states: Sequence[PartState], idle: Mapping[str, frozenset[str]]) -> None:
     """After the first backward pass: every tensor that trains must have a gradient, and no frozen one may.
 
-    Raises `AssemblyError` naming the tensors: a run in which they stand still unseen is worth nothing.
+    `idle` are, by part, the names of those that may go without. Raises `AssemblyError` naming the tensors.
     """
     reasons = []
     for state in states:
-        reasons += [f"`{state.name}.{name}` trains, but got no gradient" for name, p in state.trained.items() if p.grad is None]
+        reasons += [
+            f"`{state.name}.{name}` trains, but got no gradient{'' if p.requires_grad else ': its `requires_grad` is off'}"
+            for name, p in state.trained.items()
+            if p.grad is None and name not in idle[state.name]
+        ]
         reasons += [
             f"`{state.name}.{name}` is frozen, but got a gradient" for name, p in state.frozen.items() if p.grad is not None
         ]

@@ -1,0 +1,197 @@
+"""The training loop of one stage: short enough to read in one sitting, on `accelerate` for devices and processes.
+
+A stage that is killed goes on from its last saved point, and ends with the weights of one that never stopped.
+"""
+
+import math
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from rich.console import Console
+
+from vlmzoo.checkpoint import Unchanged, save
+from vlmzoo.config import Recipe, StageConfig
+from vlmzoo.data import SampleStream
+from vlmzoo.model.vlm import VLM
+from vlmzoo.training.draws import seed_draws
+from vlmzoo.training.history import END, STEP, RunLog
+from vlmzoo.training.interruption import Interruption
+from vlmzoo.training.memory import explained_shortage, peak_memory
+from vlmzoo.training.optimization import make_optimizer, optimizer_tensors, restore_optimizer, set_rates
+from vlmzoo.training.plot import write_loss_plot
+from vlmzoo.training.processes import agreed
+from vlmzoo.training.progress import StepProgress, component_names, parts_rows, parts_table
+from vlmzoo.training.run_folder import CHECKPOINT, RESUME, recipe_digest
+from vlmzoo.training.samples import Samples, make_collator
+from vlmzoo.training.state import Point, Progress, save_point
+from vlmzoo.training.trainable import check_gradients, set_trainable
+from vlmzoo.training.update import GlobalBatch, sources
+from vlmzoo.versions import versions
+from vlmzoo_registry import CheckpointError, VlmzooError
+
+
+class NotFiniteError(VlmzooError):
+    """A loss or gradient that is no number; the run stops before the weights are touched."""
+
+    exit_code = 3
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """A finished stage: where its checkpoint lies, the loss of every step (nats per supervised token), and what it took.
+
+    `tokens` are the supervised ones, `images` those shown, `seconds` those inside of optimizer steps.
+    """
+
+    name: str
+    checkpoint: Path
+    losses: tuple[float, ...]
+    tokens: int
+    images: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a stage begins: the folder of a whole checkpoint that the model equals, and what to go on with.
+
+    `checkpoint` is None for a model that was just built, `parent` is the digest of the stage before, `point` None at the
+    beginning of a stage.
+    """
+
+    checkpoint: Path | None = None
+    parent: str | None = None
+    point: Point | None = None
+
+
+def fit(
+    model: VLM,
+    recipe: Recipe,
+    stage: StageConfig,
+    samples: Samples,
+    folder: Path,
+    console: Console | None,
+    *,
+    accelerator: Accelerator,
+    origin: Origin,
+) -> StageResult:
+    """Train a model for one stage and save it to `folder/checkpoint`; the model is then in evaluation mode.
+
+    Raises `DataError`, `AssemblyError`, `NotFiniteError`, `ResourceError` as `train` does. A signal ends it after the step that
+    is under way, once that is saved.
+    """
+    main = accelerator.is_main_process
+    shown = console if main else None
+    seed_draws(recipe.seed, stage.name, "begin")  # adapters start at random
+    states = set_trainable(model, {str(part): settings for part, settings in stage.train.items()})
+    rows_of_parts = parts_rows(states, component_names(recipe))
+    if shown is not None:
+        shown.print(parts_table(stage.name, rows_of_parts))
+    optimizer = make_optimizer(states)
+    wrapped, prepared = accelerator.prepare(model, optimizer)
+    update = GlobalBatch(accelerator, wrapped, make_collator(model, stage), states, stage)
+    fingerprint = samples.fingerprint()
+    done = Progress()
+    if origin.point is not None:
+        if origin.point.samples != fingerprint:
+            raise CheckpointError(
+                f"`{folder / RESUME}` was saved with other data than `data` names now: put the data back as it was, or remove "
+                f"`{folder}` to train the stage again"
+            )
+        done = origin.point.progress
+        restore_optimizer(optimizer, states, origin.point.optimizer)
+    stream = SampleStream(len(samples), stage.batch_size, seed=recipe.seed, state=done.stream)
+    steps = stage.steps or math.ceil((stage.epochs or 1) * len(samples) / stage.batch_size)
+    trained = [parameter for state in states for parameter in state.trained.values()]
+    extra = {"stage": stage.name, "recipe_sha256": recipe_digest(recipe), "parent": origin.parent}
+    header = {
+        **extra,
+        "steps": steps,
+        "samples": len(samples),
+        "batch_size": stage.batch_size,
+        "processes": accelerator.num_processes,
+        "parts": rows_of_parts,
+        "versions": versions(model),
+    }
+    still = tuple(state.name for state in states if not state.trained)  # parts that this stage does not change
+    whole = origin.checkpoint  # a checkpoint in which these parts are as they are now
+
+    def unchanged() -> Unchanged | None:
+        return None if whole is None else Unchanged(whole, still)
+
+    checked = False
+    with (
+        Interruption() as interruption,
+        StepProgress(shown, stage.name, steps, done.step) as progress,
+        RunLog(folder, header, step=done.step, writes=main) as log,
+    ):
+        for step in range(done.step, steps):
+            began = time.perf_counter()
+            seed_draws(recipe.seed, stage.name, step, accelerator.process_index)
+            rows = [samples[draw.index] for draw in stream.next_batch()]
+            images = sum(len(row.images) for row in rows)
+            rates = set_rates(prepared, states, step, steps, stage.warmup, stage.schedule)
+            with explained_shortage(f"stage `{stage.name}`, step {step}", stage.micro_batch):
+                gradients = update.backward(rows)
+                if images and not checked:
+                    check_gradients(states)
+                    checked = True
+                for parameter in trained:
+                    # Not reached by this batch: 0, as it is where another process or micro-batch had reached it.
+                    parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                norm = float(accelerator.clip_grad_norm_(trained, stage.clip))
+                if not (math.isfinite(gradients.loss) and math.isfinite(norm)):
+                    raise NotFiniteError(
+                        f"step {step}: the loss is {gradients.loss} and the gradient's norm {norm}; the weights are untouched. "
+                        f"Lower the learning rate, or look at these rows: {sources(gradients.blamed or rows)}"
+                    )
+                prepared.step()
+                prepared.zero_grad(set_to_none=True)
+            seconds = time.perf_counter() - began
+            done.stream = stream.state
+            done.losses.append(gradients.loss)
+            done.tokens += gradients.tokens
+            done.images += images
+            done.seconds += seconds
+            progress.advance(gradients.loss, seconds)
+            if step % stage.log_every == 0 or step + 1 == steps:
+                log.write(
+                    STEP,
+                    {
+                        "step": step,
+                        "loss": gradients.loss,
+                        "gradient_norm": norm,
+                        "lr": rates,
+                        "tokens": gradients.tokens,
+                        "tokens_seen": done.tokens,
+                        "images_seen": done.images,
+                        "epoch": stream.state.epoch,
+                        "seconds": round(seconds, 4),
+                        "peak_memory": peak_memory(),
+                    },
+                )
+            stop = agreed(accelerator, interruption.number)
+            if step + 1 < steps and (stop or (step + 1) % stage.save_every == 0):
+                if main:
+                    point = Point(done, optimizer_tensors(optimizer, states), fingerprint, {})
+                    save_point(model, folder / RESUME, point, extra=extra, unchanged=unchanged())
+                whole = folder / RESUME
+                progress.saved()
+                if stop:
+                    interruption.leave(stop)
+        model.eval()
+        log.write(END, {"losses": done.losses, "tokens": done.tokens, "images": done.images, "seconds": round(done.seconds, 3)})
+        save(model, folder / CHECKPOINT, extra=extra, unchanged=unchanged(), is_main_process=main)
+        if main:
+            shutil.rmtree(folder / RESUME, ignore_errors=True)
+            write_loss_plot(folder)
+        progress.saved()
+        accelerator.free_memory()
+        accelerator.wait_for_everyone()
+        if interruption.number:
+            interruption.leave(interruption.number)
+    return StageResult(stage.name, folder / CHECKPOINT, tuple(done.losses), done.tokens, done.images, done.seconds)
