@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from docs_pages import blocks
 
 from vlmzoo.config import load_model
 from vlmzoo_registry import Catalogue
@@ -14,7 +15,16 @@ PLUGIN = ROOT / "docs/examples/my_connector.py"
 
 @pytest.mark.parametrize("page", ["README.md", "docs/plugins.md"])
 def test_the_page_shows_the_file(page: str) -> None:
-    assert f"```python\n{PLUGIN.read_text().rstrip()}\n```" in (ROOT / page).read_text()
+    text = (ROOT / page).read_text().replace(' title="my_connector.py"', "")
+    assert f"```python\n{PLUGIN.read_text().rstrip()}\n```" in text
+
+
+def test_the_page_shows_how_a_real_project_tests_its_parts() -> None:
+    real = (ROOT / "tests/host/distributions/vlmzoo-rainbow/tests/test_conformance.py").read_text()
+    shown = next(block for block in blocks(ROOT / "docs/plugins.md") if block.title == "tests/test_conformance.py")
+    code = [line for line in shown.code.splitlines() if line]
+    assert code[0] == "from vlmzoo_registry.testing import Check, parametrize_with_checks"
+    assert code == [line for line in real.splitlines()[1:] if line]
 
 
 def test_it_is_eight_lines() -> None:

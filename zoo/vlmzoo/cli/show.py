@@ -56,7 +56,7 @@ def _options(config: type[ComponentConfig]) -> list[dict[str, Any]]:
     return [
         {
             "name": name,
-            "type": _type(field, schema.get("$defs", {})),
+            "type": type_in_words(field, schema.get("$defs", {})),
             "required": name in required,
             "default": field.get("default"),
             "description": field.get("description"),
@@ -68,20 +68,20 @@ def _options(config: type[ComponentConfig]) -> list[dict[str, Any]]:
 LIMITS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 
 
-def _type(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
+def type_in_words(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
     """A JSON schema in a few words: `integer >= 1`, `layer | none`, `list of integer`."""
     if "$ref" in schema:
-        return _type(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+        return type_in_words(definitions[schema["$ref"].rpartition("/")[2]], definitions)
     if "anyOf" in schema:
-        return " | ".join(_type(choice, definitions) for choice in schema["anyOf"])
+        return " | ".join(type_in_words(choice, definitions) for choice in schema["anyOf"])
     if "enum" in schema:
         return " | ".join(str(choice) for choice in schema["enum"])
     if "const" in schema:
         return str(schema["const"])
     if "prefixItems" in schema:
-        return f"[{', '.join(_type(item, definitions) for item in schema['prefixItems'])}]"
+        return f"[{', '.join(type_in_words(item, definitions) for item in schema['prefixItems'])}]"
     if "items" in schema:
-        return f"list of {_type(schema['items'], definitions)}"
+        return f"list of {type_in_words(schema['items'], definitions)}"
     name = {"object": "mapping", "boolean": "true | false"}.get(schema.get("type", "any"), schema.get("type", "any"))
     return " ".join([name, *(f"{sign} {schema[limit]}" for limit, sign in LIMITS.items() if limit in schema)])
 
