@@ -24,6 +24,12 @@ class ChatmlDirectConfig(ComponentConfig):
     system: Annotated[str, Field(min_length=1)] | None = "Answer the questions."
 
 
+class OwnChatConfig(ComponentConfig):
+    """`system` is what the system says where the data has no turn of it; None: what the tokenizer's template does then."""
+
+    system: Annotated[str, Field(min_length=1)] | None = None
+
+
 class CaptionsConfig(ComponentConfig):
     """`path`: rows `{image, caption[, id]}` as JSON lines or a JSON list, also `.gz`; `images`: the folder of images."""
 

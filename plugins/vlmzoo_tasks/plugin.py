@@ -44,6 +44,15 @@ def vlmzoo_components() -> list[ComponentSpec]:
             tiny={},
         ),
         ComponentSpec(
+            kind="template",
+            name="tokenizer",
+            factory="vlmzoo_tasks.own_chat:OwnChatTemplate",
+            config="vlmzoo_tasks.config:OwnChatConfig",
+            summary="The tokenizer's own chat template, refused where answers cannot be found exactly",
+            license="Apache-2.0",
+            tiny={},
+        ),
+        ComponentSpec(
             kind="objective",
             name="caption",
             factory="vlmzoo_tasks.caption:CaptionObjective",

@@ -44,13 +44,15 @@ class ToyVisionConfig(ComponentConfig):
 class ToyLanguageConfig(ComponentConfig):
     """Options of `toy/language`: a decoder of `depth` layers over bytes.
 
-    Positions are rotary; `learned_positions` gives that many learned ones instead.
+    Positions are rotary; `learned_positions` gives that many learned ones instead. `control_tokens` are special tokens that
+    its tokenizer has besides the bytes, for styles of conversation that need some, such as `<|im_end|>`.
     """
 
     width: Positive = 32
     depth: Positive = 2
     heads: Positive = 4
     learned_positions: Positive | None = None
+    control_tokens: tuple[Annotated[str, Field(min_length=1)], ...] = ()
 
     @model_validator(mode="after")
     def _numbers_fit(self) -> "ToyLanguageConfig":

@@ -60,7 +60,7 @@ class ToyLanguage(LanguageModel):
     def __init__(self, config: ToyLanguageConfig) -> None:
         super().__init__()
         self.config = config
-        self._tokenizer = byte_tokenizer()
+        self._tokenizer = byte_tokenizer(config.control_tokens)
         self._text_config = PreTrainedConfig(
             num_hidden_layers=config.depth,
             hidden_size=config.width,

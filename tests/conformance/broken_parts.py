@@ -870,12 +870,19 @@ class LanguageWithoutAnEnd(SoundLanguage):
 
 # Templates
 
+SPANS_AND_PROMPTS = (
+    "spans_are_what_the_assistant_says",
+    "answers_end_as_generation_does",
+    "prompt_begins_the_text",
+    "prompt_has_the_ids_of_the_text",
+)
+
 
 @fault(
     "template",
     "renders_or_refuses",
     "a system's turn first, prompt=False: ValueError: no system",
-    also=("images_are_where_it_says", "spans_are_what_the_assistant_says", "prompt_begins_the_text"),
+    also=("images_are_where_it_says", *SPANS_AND_PROMPTS),
 )
 class TemplateThatRaisesAValueError(SoundTemplate):
     def render(self, turns, *, prompt):
@@ -884,7 +891,7 @@ class TemplateThatRaisesAValueError(SoundTemplate):
         return super().render(turns, prompt=prompt)
 
 
-@fault("template", "renders_or_refuses", "rendered twice, it is", also=("prompt_begins_the_text",))
+@fault("template", "renders_or_refuses", "rendered twice, it is", also=SPANS_AND_PROMPTS[2:])
 class TemplateThatRemembers(SoundTemplate):
     def __init__(self, config):
         self.seen = 0
@@ -899,7 +906,7 @@ class TemplateThatRemembers(SoundTemplate):
     "template",
     "renders_or_refuses",
     "it refuses every conversation",
-    also=("images_are_where_it_says", "spans_are_what_the_assistant_says", "prompt_begins_the_text"),
+    also=("images_are_where_it_says", *SPANS_AND_PROMPTS),
 )
 class TemplateThatRefusesAll(SoundTemplate):
     def render(self, turns, *, prompt):
@@ -920,7 +927,12 @@ class TemplateThatDropsAnImage(SoundTemplate):
         return super().render((first, *turns[1:]), prompt=prompt)
 
 
-@fault("template", "spans_are_what_the_assistant_says", "'What is this?' of the user is in a span")
+@fault(
+    "template",
+    "spans_are_what_the_assistant_says",
+    "the assistant says ['It is a bird.'], and the spans hold ['What is this?', ' It is a bird.<end>']",
+    also=SPANS_AND_PROMPTS[1:],
+)
 class TemplateThatTrainsOnThePrompt(SoundTemplate):
     def render(self, turns, *, prompt):
         rendered = super().render(turns, prompt=prompt)
@@ -929,27 +941,98 @@ class TemplateThatTrainsOnThePrompt(SoundTemplate):
         return replace(rendered, spans=more + rendered.spans)
 
 
-@fault("template", "spans_are_what_the_assistant_says", "of the assistant is in no span: ['a small red bir']")
+@fault(
+    "template",
+    "spans_are_what_the_assistant_says",
+    "the assistant says ['a small red bird'], and the spans hold [' a small red bir']",
+    also=("answers_end_as_generation_does",),
+)
 class TemplateThatIsOneShort(SoundTemplate):
     def render(self, turns, *, prompt):
         rendered = super().render(turns, prompt=prompt)
-        return replace(rendered, spans=tuple(Span(span.start, span.end - 1) for span in rendered.spans))
+        shorter = len("d<end>")
+        return replace(rendered, spans=tuple(Span(span.start, span.end - shorter) for span in rendered.spans))
 
 
-@fault("template", "prompt_begins_the_text", "the prompt has 20 characters, and the last answer starts at 25")
+@fault(
+    "template",
+    "spans_are_what_the_assistant_says",
+    "the assistant says ['It is a bird.', 'It is red.'], and the spans hold [' It is red.<end>']",
+    also=SPANS_AND_PROMPTS[2:],
+)
+class TemplateThatLearnsTheLastAnswer(SoundTemplate):
+    def render(self, turns, *, prompt):
+        rendered = super().render(turns, prompt=prompt)
+        return replace(rendered, spans=rendered.spans[-1:])
+
+
+@fault("template", "answers_end_as_generation_does", "answers that do not end with `<end>`: [Span(")
+class TemplateThatNeverLearnsToStop(SoundTemplate):
+    def render(self, turns, *, prompt):
+        rendered = super().render(turns, prompt=prompt)
+        return replace(rendered, spans=tuple(Span(span.start, span.end - len("<end>")) for span in rendered.spans))
+
+
+@fault("template", "answers_end_as_generation_does", "`stop` (='<end>') is ")
+class TemplateThatNamesNoControlToken(SoundTemplate):
+    control_tokens = ()
+
+
+@fault("template", "answers_end_as_generation_does", "the end token would follow `<end>`, which ends the answer already")
+class TemplateThatEndsTwice(SoundTemplate):
+    def render(self, turns, *, prompt):
+        return replace(super().render(turns, prompt=prompt), end=not prompt)
+
+
+@fault(
+    "template",
+    "answers_end_as_generation_does",
+    "`stop` is None and `end` is False, so no end is learnt",
+    also=("spans_are_what_the_assistant_says",),
+)
+class TemplateThatDoesNotSayHowItStops(SoundTemplate):
+    stop = None
+
+
+@fault(
+    "template",
+    "answers_end_as_generation_does",
+    "two exchanges: 2 answers, but only the last one ends",
+    also=("spans_are_what_the_assistant_says",),
+)
+class TemplateThatEndsTheLastAnswerOnly(SoundTemplate):
+    stop = None
+
+    def render(self, turns, *, prompt):
+        return replace(super().render(turns, prompt=prompt), end=not prompt)
+
+
+@fault("template", "prompt_begins_the_text", "after 1 turns the prompt has 20 characters, the answer starts at 24")
 class TemplateWithoutACue(SoundTemplate):
     """Its prompt does not say that the assistant speaks next: one that the model never saw end there."""
 
     def render(self, turns, *, prompt):
         rendered = super().render(turns, prompt=prompt)
-        return replace(rendered, text=rendered.text.removesuffix("ant: ")) if prompt else rendered
+        return replace(rendered, text=rendered.text.removesuffix("ant:")) if prompt else rendered
 
 
-@fault("template", "prompt_begins_the_text", "does not begin the text")
+@fault("template", "prompt_begins_the_text", "does not begin the text", also=("prompt_has_the_ids_of_the_text",))
 class TemplateWithAnotherPrompt(SoundTemplate):
     def render(self, turns, *, prompt):
         rendered = super().render(turns, prompt=prompt)
         return replace(rendered, text=rendered.text.replace("user: ", "User: ")) if prompt else rendered
+
+
+@fault(
+    "template", "prompt_has_the_ids_of_the_text", "ends in ['\u0120'], but ['\u0120a', '\u0120small'] stands there in training"
+)
+class TemplateWhosePromptEndsWithASpace(SoundTemplate):
+    """The fault of many a chat template: the space is a token of its own in the prompt, and one with the word in training."""
+
+    def render(self, turns, *, prompt):
+        rendered = super().render(turns, prompt=prompt)
+        spans = tuple(Span(span.start + 1, span.end) for span in rendered.spans)
+        return replace(rendered, text=rendered.text + (" " if prompt else ""), spans=spans)
 
 
 # Objectives

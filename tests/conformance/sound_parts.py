@@ -72,20 +72,26 @@ class SoundLanguage(ToyLanguage):
 
 
 class SoundTemplate(Template):
-    """`role: text` on lines."""
+    """`role: text` on lines, with `<end>` behind what the assistant says."""
+
+    control_tokens = ("<end>",)
+    stop = "<end>"
 
     def __init__(self, config):
         pass
 
     def render(self, turns: Sequence[Turn], *, prompt: bool) -> Rendered:
         text, spans = "", []
-        for turn in turns:
-            text += f"{turn.role}: "
+        for number, turn in enumerate(turns):
+            text += f"{turn.role}:"
+            start = len(text)
+            text += f" {turn.text}"
             if turn.role == "assistant":
-                spans.append(Span(len(text), len(text) + len(turn.text)))
-            text += turn.text + ("" if turn is turns[-1] and not prompt else "\n")
-        text += "assistant: " if prompt else ""
-        return Rendered(text, marker_positions(text), tuple(spans), end=not prompt)
+                text += "<end>"
+                spans.append(Span(start, len(text)))
+            text += "\n" if number + 1 < len(turns) or prompt else ""
+        text += "assistant:" if prompt else ""
+        return Rendered(text, marker_positions(text), () if prompt else tuple(spans), end=False)
 
 
 class SoundObjective(Objective):

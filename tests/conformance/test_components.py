@@ -13,8 +13,8 @@ FLOORS = {
     "vision_encoder": (5, 12),
     "connector": (6, 12),
     "language_model": (2, 20),
-    "objective": (1, 6),
-    "template": (1, 9),
+    "objective": (2, 6),
+    "template": (4, 11),
     "dataset": (3, 6),
     "metric": (2, 7),
 }

@@ -185,7 +185,7 @@ def test_a_tokenizer_that_is_not_here_is_noted(pretrained: Path, no_network: lis
     plan = vlmzoo.plan(section(language={"name": "transformers/causal-lm", "model": str(pretrained / "bare")}))
     (note,) = plan.notes
     assert note.startswith("the tokenizer cannot be read on this machine (")
-    assert note.endswith("): rows that its image token adds are not counted")
+    assert note.endswith("not counted, and whether it has what the template writes is not known")
     full = vlmzoo.plan(section(language=causal_lm({**LLAMA, "vocab_size": 259})))
     assert language_of(full).parameters - language_of(plan).parameters == 2 * 32  # a row of the embedding and one of the head
     assert no_network == []
@@ -393,3 +393,13 @@ def test_no_draw_is_taken_from_the_random_state() -> None:
     before = torch.get_rng_state()
     vlmzoo.plan(MODELS["clip"])
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_template_that_the_tokenizer_cannot_write_is_refused():
+    config = {**section(), "template": "chatml_direct"}
+    with pytest.raises(AssemblyError, match="template `chatml_direct` cannot be used with this tokenizer"):
+        vlmzoo.plan(config)
+    assert (
+        vlmzoo.plan({**config, "language": {"name": "toy/language", "control_tokens": ["<|im_start|>", "<|im_end|>"]}}).notes
+        == ()
+    )

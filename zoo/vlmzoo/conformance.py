@@ -17,8 +17,18 @@ from torch import Tensor
 from vlmzoo.assemble import build
 from vlmzoo.checkpoint import load, save
 from vlmzoo.model.vlm import VLM
-from vlmzoo_registry import AssemblyError, Catalogue, Component, ConfigError, PluginError, PluginRecord, default_catalogue
+from vlmzoo_registry import (
+    AssemblyError,
+    Catalogue,
+    Component,
+    ConfigError,
+    PluginError,
+    PluginRecord,
+    Template,
+    default_catalogue,
+)
 from vlmzoo_registry.testing import CheckFailure, CheckFunction, NotApplicable, Report, require, run_checks
+from vlmzoo_registry.testing.tiny import make, tiny_config
 
 PARTNERS: dict[str, Any] = {
     "vision": {"name": "toy/vision", "image_size": 48},  # a grid of 6 x 6, for connectors that fold 2 x 2 or 3 x 3
@@ -85,6 +95,10 @@ def _sections(component: Component) -> list[dict[str, Any]]:
         raise NotApplicable("the description has no `tiny`")
     part = {"name": component.full_name, **component.spec.tiny}
     place = PLACES[component.spec.kind]
+    if place == "template":
+        control = list(make(component, Template, tiny_config(component)).control_tokens)  # type: ignore[type-abstract]
+        language = {**PARTNERS["language"], "control_tokens": control}
+        return [{"architecture": "unified", **PARTNERS, "language": language, "template": part}]
     if place != "connector":
         return [{"architecture": "unified", **PARTNERS, place: part}]
     if "layers" in component.spec.capabilities:

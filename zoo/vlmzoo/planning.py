@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vlmzoo.assemble import Parts, assemble
+from vlmzoo.assemble import Parts, assemble, make_template
 from vlmzoo.config import ModelConfig, Recipe, StageConfig, load_either
 from vlmzoo.image_token import find_image_token
 from vlmzoo.offline import offline
@@ -65,17 +65,21 @@ def plan(
     model, stage = _load(config, overrides, catalogue)
     with offline(), torch.device("meta"):
         parts = assemble(model, described=True)
-        notes = _add_image_token(parts.language)
+        notes = _meet_tokenizer(model, parts.language)
     return _describe(model, parts, stage, notes)
 
 
-def _add_image_token(language: LanguageModel) -> tuple[str, ...]:
-    """Give the embedding the rows that `build` gives it; or say why that is not known here."""
+def _meet_tokenizer(model: ModelConfig, language: LanguageModel) -> tuple[str, ...]:
+    """Give the embedding the rows that `build` gives it, and try the template; or say why that is not known here."""
     try:
         tokenizer = language.tokenizer
     except (OSError, ValueError) as error:  # what transformers raises for a tokenizer that is not there
         reason = str(error).strip().splitlines()[0]
-        return (f"the tokenizer cannot be read on this machine ({reason}): rows that its image token adds are not counted",)
+        return (
+            f"the tokenizer cannot be read on this machine ({reason}): rows that its image token adds are not counted, and "
+            "whether it has what the template writes is not known",
+        )
+    make_template(model.template, tokenizer)
     find_image_token(tokenizer)
     language.resize(len(tokenizer))
     return ()

@@ -3,10 +3,13 @@
 from collections.abc import Iterator
 from itertools import pairwise
 
+from transformers import PreTrainedTokenizerFast
+
 from vlmzoo_registry.component import Component
 from vlmzoo_registry.errors import DataError
 from vlmzoo_registry.report import failure
 from vlmzoo_registry.tasks import IMAGE, Rendered, Template, Turn, marker_positions
+from vlmzoo_registry.testing.chat_tokenizer import chat_tokenizer
 from vlmzoo_registry.testing.check import CheckFailure, CheckFunction, require
 from vlmzoo_registry.testing.conversations import CONVERSATIONS
 from vlmzoo_registry.testing.tiny import make, tiny_config
@@ -19,7 +22,7 @@ def renders_or_refuses(component: Component) -> None:
 
     If it fails: raise `DataError` with what the template takes and what it was given, and keep no state between calls.
     """
-    template = _template(component)
+    template = _bound(component)[0]
     reasons = []
     for name, turns in CONVERSATIONS.items():
         for prompt in (False, True):
@@ -52,12 +55,13 @@ def images_are_where_it_says(component: Component) -> None:
 
 
 def spans_are_what_the_assistant_says(component: Component) -> None:
-    """Spans lie within the text, ascending, without overlap, and hold all that the assistant says and nothing of the user's.
+    """There is one span for each answer: its words and the token that ends it, spaces around them at most, and nothing else.
 
     Why: they are what is learnt. The field's most reported bug is a model that is trained on its prompts, or on nothing.
 
     If it fails: note the start and end of each piece while the text is put together; never search for it afterwards.
     """
+    stop = _bound(component)[0].stop or ""
     for name, turns, rendered in _rendered(component):
         length = len(rendered.text)
         outside = [span for span in rendered.spans if not 0 <= span.start < span.end <= length]
@@ -65,55 +69,108 @@ def spans_are_what_the_assistant_says(component: Component) -> None:
         overlapping = [pair for pair in pairwise(rendered.spans) if pair[0].end > pair[1].start]
         require(not overlapping, f"{name}: spans that overlap or do not ascend: {overlapping}")
         supervised = [rendered.text[span.start : span.end] for span in rendered.spans]
-        for turn in turns:
-            said = turn.text.replace(IMAGE, "").strip()
-            held = any(said in text for text in supervised)
-            if turn.role == "assistant":
-                require(held, f"{name}: {said!r} of the assistant is in no span: {supervised}")
-            elif said:
-                require(not held, f"{name}: {said!r} of the {turn.role} is in a span: {supervised}")
-        require(IMAGE not in "".join(supervised), f"{name}: a span holds an image: {supervised}")
+        said = [turn.text.strip() for turn in turns if turn.role == "assistant"]
+        found = [text.removesuffix(stop).strip() for text in supervised]
+        require(found == said, f"{name}: the assistant says {said}, and the spans hold {supervised}")
+
+
+def answers_end_as_generation_does(component: Component) -> None:
+    """Each answer ends with the template's `stop`, one token for the tokenizer; without one, the tokenizer's end token follows.
+
+    Why: a model that never learnt how answers end talks on until it is cut off.
+
+    If it fails: end each span with the token that `stop` names, or return `end=True` where there is one answer.
+    """
+    template, tokenizer = _bound(component)
+    stop = template.stop
+    if stop is not None:
+        ids = tokenizer(stop, add_special_tokens=False)["input_ids"]
+        require(len(ids) == 1, f"`stop` (={stop!r}) is {len(ids)} tokens: name it in `control_tokens`, or end with `eos_token`")
+    for name, _, rendered in _rendered(component):
+        if stop is None:
+            require(rendered.end, f"{name}: `stop` is None and `end` is False, so no end is learnt")
+            require(len(rendered.spans) < 2, f"{name}: {len(rendered.spans)} answers, but only the last one ends")
+            continue
+        endless = [span for span in rendered.spans if not rendered.text[span.start : span.end].endswith(stop)]
+        require(not endless, f"{name}: answers that do not end with `{stop}`: {endless}")
+        require(not rendered.end, f"{name}: the end token would follow `{stop}`, which ends the answer already")
 
 
 def prompt_begins_the_text(component: Component) -> None:
-    """The prompt is the beginning of the full text, up to where the last answer starts; it has no end token.
+    """The prompt of each answer is the beginning of the full text, up to where that answer starts; it has no end token.
 
     Why: a model answers well only to what it was trained to answer to, down to the last space.
 
-    If it fails: render the prompt by the same code as the text, with the last answer left out; what stands between the role
-    and the answer (a space, a line break) belongs to the prompt.
+    If it fails: render the prompt by the same code as the text, with the answer left out. What stands between the role and
+    the answer belongs to the prompt where it is a line break, and to the answer where it is a space.
     """
     compared = 0
-    template = _template(component)
-    for name, turns, rendered in _rendered(component):
-        try:
-            prompt = template.render(turns[:-1], prompt=True)
-        except DataError as error:
-            raise CheckFailure(f"{name}: rendered as a text, but refused as a prompt: {error}") from error
+    for name, turns, prompt, rendered, start in _prompts(component):
         begins = rendered.text.startswith(prompt.text)
         require(begins, f"{name}: the prompt {prompt.text!r} does not begin the text {rendered.text!r}")
-        length, start = len(prompt.text), rendered.spans[-1].start if rendered.spans else None
-        require(length == start, f"{name}: the prompt has {length} characters, and the last answer starts at {start}")
+        length = len(prompt.text)
+        require(
+            length == start,
+            f"{name}: after {len(turns)} turns the prompt has {length} characters, the answer starts at {start}",
+        )
         require(not prompt.end, f"{name}: the end token would follow the prompt")
         compared += 1
     require(compared > 0, "nothing was compared")
+
+
+def prompt_has_the_ids_of_the_text(component: Component) -> None:
+    """The ids of each prompt are the first ids of the full text.
+
+    Why: a space at the end of a prompt is a token of its own, and one with the first word in training: generation would start
+    from what the model has never seen.
+
+    If it fails: end the prompt with a special token, a line break or a colon, and let the answer begin with the space.
+    """
+    tokenizer = _bound(component)[1]
+    for name, _, prompt, rendered, _ in _prompts(component):
+        ids, full = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt.text, rendered.text))
+        if ids != full[: len(ids)]:
+            place = next(place for place, (a, b) in enumerate(zip(ids, full, strict=False)) if a != b)
+            alone, followed = (tokenizer.convert_ids_to_tokens(row[place : place + 2]) for row in (ids, full))
+            raise CheckFailure(
+                f"{name}: the prompt {prompt.text[-20:]!r} ends in {alone}, but {followed} stands there in training"
+            )
 
 
 CHECKS: tuple[CheckFunction, ...] = (
     renders_or_refuses,
     images_are_where_it_says,
     spans_are_what_the_assistant_says,
+    answers_end_as_generation_does,
     prompt_begins_the_text,
+    prompt_has_the_ids_of_the_text,
 )
 
 
-def _template(component: Component) -> Template:
-    return make(component, Template, tiny_config(component))  # type: ignore[type-abstract]
+def _bound(component: Component) -> tuple[Template, PreTrainedTokenizerFast]:
+    """The template, bound to a tokenizer that has the tokens it asks for."""
+    template = make(component, Template, tiny_config(component))  # type: ignore[type-abstract]
+    tokenizer = chat_tokenizer(template.control_tokens)
+    return template.bind(tokenizer), tokenizer
+
+
+def _prompts(component: Component) -> Iterator[tuple[str, tuple[Turn, ...], Rendered, Rendered, int]]:
+    """For each answer: the turns before it, their prompt, the full text, and where in it the answer starts."""
+    template = _bound(component)[0]
+    for name, turns, rendered in _rendered(component):
+        answers = [number for number, turn in enumerate(turns) if turn.role == "assistant"]
+        require(len(answers) == len(rendered.spans), f"{name}: {len(answers)} answers, {len(rendered.spans)} spans")
+        for number, span in zip(answers, rendered.spans, strict=True):
+            try:
+                prompt = template.render(turns[:number], prompt=True)
+            except DataError as error:
+                raise CheckFailure(f"{name}: rendered as a text, but refused as a prompt: {error}") from error
+            yield name, turns[:number], prompt, rendered, span.start
 
 
 def _rendered(component: Component) -> Iterator[tuple[str, tuple[Turn, ...], Rendered]]:
     """The conversations that the template takes; raises `CheckFailure` where it refuses all."""
-    template = _template(component)
+    template = _bound(component)[0]
     refusals = []
     for name, turns in CONVERSATIONS.items():
         try:
