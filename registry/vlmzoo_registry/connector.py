@@ -68,6 +68,14 @@ class Connector(nn.Module, ABC):
     def forward(self, features: VisionFeatures) -> VisionFeatures:
         """Map the features of a batch of images."""
 
+    @property
+    def idle_parameters(self) -> frozenset[str]:
+        """Names of parameters that train, but may go many steps without a gradient (experts that no token chose).
+
+        Training stops where another parameter has no gradient in the first steps.
+        """
+        return frozenset()
+
     def output_shape(self, shape: FeatureShape) -> FeatureShape:
         """What comes out for features of this shape, before anything runs."""
         grid, count = self.output_grid(shape.grid), self.token_count(shape.grid, shape.count)
@@ -123,3 +131,11 @@ class LayersConnector(nn.Module, ABC):
     @abstractmethod
     def gates(self) -> tuple[nn.Parameter, ...]:
         """The parameters that start at 0 and so hold back the gradient of the others."""
+
+    @property
+    def idle_parameters(self) -> frozenset[str]:
+        """Names of parameters that train, but may go many steps without a gradient (experts that no token chose).
+
+        Training stops where another parameter has no gradient in the first steps.
+        """
+        return frozenset()

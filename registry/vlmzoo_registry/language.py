@@ -56,6 +56,14 @@ class LanguageModel(nn.Module, ABC):
         Raises `AssemblyError` where the model has no such list; only cross-attention needs it.
         """
 
+    @property
+    def idle_parameters(self) -> frozenset[str]:
+        """Names of parameters that train, but may go many steps without a gradient (experts that no token chose).
+
+        Training stops where another parameter has no gradient in the first steps.
+        """
+        return frozenset()
+
     @abstractmethod
     def resize(self, rows: int) -> None:
         """Give the embedding (and a head that is tied to it or has fewer rows) at least `rows` rows; old rows are kept."""

@@ -114,6 +114,14 @@ class VisionEncoder(nn.Module, ABC):
         return frozenset()
 
     @property
+    def idle_parameters(self) -> frozenset[str]:
+        """Names of parameters that train, but may go many steps without a gradient (experts that no token chose).
+
+        Training stops where another parameter has no gradient in the first steps.
+        """
+        return frozenset()
+
+    @property
     def encoder_blocks(self) -> Sequence[nn.Module]:
         """The blocks of equal rank that an image runs through, in order: what the mode `last` counts from the end.
 

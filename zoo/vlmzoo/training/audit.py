@@ -112,7 +112,7 @@ class Audit:
             if parameter.grad is not None and bool(parameter.grad.any()):
                 seen.gradient.setdefault(name, step)
             if fingerprint(self._stepped(parameter)) != seen.before[name]:
-                seen.moved[name] = step
+                seen.moved.setdefault(name, step)
                 if name in seen.gradient:
                     del seen.before[name]
                     continue
@@ -136,7 +136,9 @@ class Audit:
         """To be called after the last step. Raises `AssemblyError` with every frozen tensor that has moved."""
         reasons = self._moved()
         if reasons:
-            raise AssemblyError(f"after {self._seen.steps} optimizer steps, frozen tensors are not as they were", _first(reasons))
+            raise AssemblyError(
+                f"after {self._seen.steps} optimizer steps, frozen tensors are not as they were", _first(reasons)
+            )
 
     def rows(self) -> list[dict[str, Any]]:
         """What was found, part by part, as plain data.
@@ -182,7 +184,9 @@ class Audit:
             saved = part.state_dict(keep_vars=True).keys()
             inside = {id(buffer) for module in frozen_modules(part) for buffer in module.buffers()}
             tensors |= {
-                f"{state.name}.{name}": buffer for name, buffer in part.named_buffers() if name in saved and id(buffer) in inside
+                f"{state.name}.{name}": buffer
+                for name, buffer in part.named_buffers()
+                if name in saved and id(buffer) in inside
             }
         return tensors
 
@@ -199,10 +203,8 @@ class Audit:
 
     def _stepped(self, parameter: nn.Parameter) -> Tensor:
         """The tensor that the optimizer steps."""
-        if has_master(parameter) and parameter in self._optimizer.state:
-            master: Tensor = self._optimizer.state[parameter]["master"]
-            return master
-        return _stepped_now(parameter)
+        master: Tensor | None = self._optimizer.state.get(parameter, {}).get("master")
+        return _stepped_now(parameter) if master is None else master
 
     def _hint(self, part: str) -> str:
         """Gates that are closed for good, where that may be why."""

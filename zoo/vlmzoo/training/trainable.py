@@ -144,7 +144,7 @@ def idle_parameters(part: nn.Module) -> frozenset[str]:
     )
 
 
-def check_gradients(states: Sequence[PartState], idle: Mapping[str, frozenset[str]]) -> None:
+def check_gradients(states: Sequence[PartState], idle: Mapping[str, frozenset[str]] | None = None) -> None:
     """After the first backward pass: every tensor that trains must have a gradient, and no frozen one may.
 
     `idle` are, by part, the names of those that may go without. Raises `AssemblyError` naming the tensors.
@@ -154,7 +154,7 @@ def check_gradients(states: Sequence[PartState], idle: Mapping[str, frozenset[st
         reasons += [
             f"`{state.name}.{name}` trains, but got no gradient{'' if p.requires_grad else ': its `requires_grad` is off'}"
             for name, p in state.trained.items()
-            if p.grad is None and name not in idle[state.name]
+            if p.grad is None and name not in (idle or {}).get(state.name, ())
         ]
         reasons += [
             f"`{state.name}.{name}` is frozen, but got a gradient" for name, p in state.frozen.items() if p.grad is not None
