@@ -4,7 +4,7 @@ from pathlib import Path
 from string import Formatter
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from vlmzoo_registry.config import ComponentConfig
 
@@ -44,11 +44,31 @@ class LlavaConfig(ComponentConfig):
     images: Path
 
 
+def _plain_fields(text: str) -> str:
+    """Only `{field}`: attribute access and format specifications have no place in data."""
+    for _, field, specification, conversion in Formatter().parse(text):
+        if field is not None and (not field.isidentifier() or specification or conversion):
+            raise ValueError(f"`{{{field}}}` must be the plain name of a label's field, as in `{{label}}`")
+    return text
+
+
+FieldText = Annotated[str, AfterValidator(_plain_fields)]
+"""Words with fields of a label in braces; a field that holds a list is joined with commas."""
+
+
+class Exchange(ComponentConfig):
+    """A question about a picture and its answer, with fields of its label in braces."""
+
+    user: Annotated[FieldText, Field(min_length=1)]
+    assistant: Annotated[FieldText, Field(min_length=1)]
+
+
 class SheetConfig(ComponentConfig):
     """One image of `columns` cells of `cell` x `cell` pixels in a row; its labels in JSON lines, in row-major order.
 
     `text` is what the assistant says of a cell, with fields of its label in braces; a field that holds a list is joined with
-    commas. `prompt` is what the user says beside the image.
+    commas. `prompt` is what the user says beside the image. Or `turns`: several exchanges about each picture, in this order,
+    so that the picture is encoded once for all of them.
     `include_groups` and `exclude_groups` choose by the label's `group`. `concept` is the field whose value says which cells
     belong together: a share `heldout` of these values is held out, by a hash that is the same on every machine, and `split`
     says which side this dataset gives (None: both).
@@ -58,22 +78,29 @@ class SheetConfig(ComponentConfig):
     labels: Path
     columns: Annotated[int, Field(gt=0)]
     cell: Annotated[int, Field(gt=0)]
-    text: str = "{label}"
+    text: FieldText = "{label}"
     prompt: str = ""
+    turns: Annotated[tuple[Exchange, ...], Field(min_length=1)] | None = None
     include_groups: tuple[str, ...] | None = None
     exclude_groups: tuple[str, ...] = ()
     concept: str = "hex"
     split: Literal["train", "heldout"] | None = None
     heldout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
-    @field_validator("text")
-    @classmethod
-    def _plain_fields(cls, text: str) -> str:
-        """Only `{field}`: attribute access and format specifications have no place in data."""
-        for _, field, specification, conversion in Formatter().parse(text):
-            if field is not None and (not field.isidentifier() or specification or conversion):
-                raise ValueError(f"`{{{field}}}` must be the plain name of a label's field, as in `{{label}}`")
-        return text
+    @property
+    def exchanges(self) -> tuple[tuple[str, str], ...]:
+        """What the user and the assistant say about each picture, in order, with fields in braces."""
+        if self.turns is None:
+            return ((self.prompt, self.text),)
+        return tuple((exchange.user, exchange.assistant) for exchange in self.turns)
+
+    @model_validator(mode="after")
+    def _one_way_of_asking(self) -> Self:
+        fields = SheetConfig.model_fields
+        beside = [name for name in ("prompt", "text") if getattr(self, name) != fields[name].default]
+        if self.turns is not None and beside:
+            raise ValueError(f"`turns` says all that is said, so `{beside[0]}` has no place beside it: leave one of them out")
+        return self
 
     @model_validator(mode="after")
     def _split_has_a_share(self) -> Self:

@@ -25,12 +25,13 @@ class SheetDataset(Dataset):
     """The cells of `config.sheet` that the config chooses. Raises `DataError` with every bad label, or a sheet too small."""
 
     def __init__(self, config: SheetConfig) -> None:
-        if IMAGE in config.prompt:
-            raise ConfigError(f"`prompt` (={config.prompt!r}) must not contain `{IMAGE}`: the image stands before it by itself")
+        for words in (words for exchange in config.exchanges for words in exchange):
+            if IMAGE in words:
+                raise ConfigError(f"{words!r} must not contain `{IMAGE}`: the image stands before it by itself")
         self.config = config
-        self.cells: list[tuple[int, int, str, str]] = []  # cell, line, concept, text
+        self.cells: list[tuple[int, int, str, tuple[Turn, ...]]] = []  # cell, line, concept, turns
         bad = BadRows(config.labels)
-        fields = [field for _, field, _, _ in Formatter().parse(config.text) if field is not None]
+        fields = _fields(config)
         chosen_by_group = config.include_groups is not None or config.exclude_groups
         groups = set()
         count = 0
@@ -39,7 +40,7 @@ class SheetDataset(Dataset):
             faults = bad.count
             concept = text_field(row, config.concept, line, bad)
             group = text_field(row, "group", line, bad) if chosen_by_group else None
-            values = {field: _value(row, field, line, bad) for field in fields}
+            values = {field: _value(row, field, line, bad) for field in sorted(fields)}
             if bad.count > faults or concept is None:
                 continue
             groups.add(group)
@@ -48,10 +49,7 @@ class SheetDataset(Dataset):
             if group in config.exclude_groups:
                 continue
             if config.split is None or (config.split == "heldout") == held_out(concept, config.heldout):
-                text = config.text.format_map(values)
-                if not text.strip() or IMAGE in text:
-                    bad.add(line, "text", f"must be words without `{IMAGE}` (is {text!r:.60}): correct it")
-                self.cells.append((cell, line, concept, text))
+                self.cells.append((cell, line, concept, _turns(config, values, line, bad)))
         bad.raise_any()
         known = {group for group in groups if group is not None}
         unknown = [name for name in (*(config.include_groups or ()), *config.exclude_groups) if name not in known]
@@ -68,10 +66,10 @@ class SheetDataset(Dataset):
 
     def __getitem__(self, index: int) -> Sample:
         """The picture of a cell and what is said of it."""
-        cell, line, concept, text = self.cells[index]
+        cell, line, concept, turns = self.cells[index]
         return Sample(
             id=concept,
-            turns=(Turn("user", IMAGE + self.config.prompt), Turn("assistant", text)),
+            turns=turns,
             images=(partial(self._cut, cell),),
             source=f"{self.config.labels}:{line}",
         )
@@ -93,6 +91,26 @@ class SheetDataset(Dataset):
                 f"`{self.config.sheet}` is {size[0]} x {size[1]} pixels, but {count} labels in {self.config.columns} columns "
                 f"of {self.config.cell} pixels need {width} x {height}: correct `columns`, `cell` or the files"
             )
+
+
+def _fields(config: SheetConfig) -> set[str]:
+    """The fields of a label that are said."""
+    said = [words for exchange in config.exchanges for words in exchange]
+    return {field for words in said for _, field, _, _ in Formatter().parse(words) if field is not None}
+
+
+def _turns(config: SheetConfig, values: dict[str, str], line: int, bad: BadRows) -> tuple[Turn, ...]:
+    """What is said of one picture, which stands before the first words."""
+    turns = []
+    for number, (asked, answer) in enumerate(config.exchanges):
+        question, text = asked.format_map(values), answer.format_map(values)
+        for field, words in ((f"turns.{number}.user", question), (f"turns.{number}.assistant", text)):
+            silent = field.endswith("assistant") and not words.strip()
+            if silent or IMAGE in words:
+                field = field if config.turns is not None else "text"
+                bad.add(line, field, f"must be words without `{IMAGE}` (is {words!r:.60}): correct it")
+        turns += [Turn("user", question if number else IMAGE + question), Turn("assistant", text)]
+    return tuple(turns)
 
 
 def _value(row: dict[str, Any], field: str, line: int, bad: BadRows) -> str:

@@ -134,3 +134,41 @@ def test_the_sheet_of_the_quickstart_is_whole():
     assert colour.argmax() == 1
     colour = np.array(data[by_name["red heart"]].images[0]()).reshape(-1, 3)
     assert colour[colour.min(axis=1) < 128].mean(axis=0).argmax() == 0
+
+
+EXCHANGES = ({"user": "What is this?", "assistant": "{label}"}, {"user": "Is it {group}?", "assistant": "Yes, {tags}."})
+
+
+def test_several_exchanges_share_a_picture(files):
+    data = dataset(files, turns=EXCHANGES)
+    assert len(data) == 5
+    assert data[1].turns == (
+        Turn("user", "<image>What is this?"),
+        Turn("assistant", "name 1"),
+        Turn("user", "Is it odd?"),
+        Turn("assistant", "Yes, a, b."),
+    )
+    assert len(data[1].images) == 1
+    assert SheetConfig.model_validate_json(data.config.model_dump_json()) == data.config
+
+
+def test_exchanges_stand_alone_and_hold_plain_words(files):
+    for other in ({"text": "x"}, {"prompt": "x"}):
+        with pytest.raises(ValidationError, match=f"`turns` says all that is said, so `{next(iter(other))}` has no place"):
+            SheetConfig(**files, turns=EXCHANGES, **other)
+    with pytest.raises(ValidationError, match="must be the plain name of a label's field"):
+        SheetConfig(**files, turns=({"user": "What?", "assistant": "{label!r}"},))
+    with pytest.raises(ValidationError, match="should have at least 1 item"):
+        SheetConfig(**files, turns=({"user": "", "assistant": "{label}"},))
+    with pytest.raises(ConfigError, match="'<image> again' must not contain `<image>`"):
+        dataset(files, turns=(*EXCHANGES, {"user": "<image> again", "assistant": "x"}))
+    with pytest.raises(DataError) as caught:
+        dataset(files, turns=({"user": "Is it {colour}?", "assistant": "x"},))
+    assert caught.value.reasons[0].startswith(f"{files['labels']}:1: colour: missing")
+    rows = [{"hex": "1", "label": "a <image>", "group": "g"}, {"hex": "2", "label": "b", "group": "g"}]
+    files["labels"].write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError) as caught:
+        dataset(files, turns=({"user": "What?", "assistant": "{label}"},))
+    assert caught.value.reasons == (
+        f"{files['labels']}:1: turns.0.assistant: must be words without `<image>` (is 'a <image>'): correct it",
+    )
