@@ -10,12 +10,14 @@ if TYPE_CHECKING:
     from vlmzoo.assemble import build
     from vlmzoo.catalogue import components
     from vlmzoo.checkpoint import load, load_part
+    from vlmzoo.comparison.compare import compare
     from vlmzoo.evaluation import evaluate
     from vlmzoo.planning import plan
     from vlmzoo.training.train import train
 
 _LAZY = {
     "build": "vlmzoo.assemble",
+    "compare": "vlmzoo.comparison.compare",
     "components": "vlmzoo.catalogue",
     "evaluate": "vlmzoo.evaluation",
     "load": "vlmzoo.checkpoint",
@@ -24,7 +26,7 @@ _LAZY = {
     "train": "vlmzoo.training.train",
 }
 
-__all__ = ["build", "components", "evaluate", "load", "load_part", "plan", "train"]
+__all__ = ["build", "compare", "components", "evaluate", "load", "load_part", "plan", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import sqrt
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +19,14 @@ from vlmzoo.data.randomness import keyed_generator
 from vlmzoo.model.vlm import VLM
 from vlmzoo.say import say
 from vlmzoo_registry import IMAGE, DataError, Metric, PluginError, Sample
+
+
+class Rows(Protocol):
+    """Samples by index: a list, a `Dataset`, the samples of a stage."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Sample: ...
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,7 @@ class Evaluation:
 
 def evaluate(
     model: VLM,
-    samples: Sequence[Sample],
+    samples: Rows,
     *,
     collate: Collator,
     metrics: Mapping[str, Metric],
@@ -96,7 +104,7 @@ def evaluate(
     Raises `DataError` naming the sample that cannot be used, or where images cannot be shuffled; `PluginError` where a metric
     gives no score from 0 to 1.
     """
-    asked = [samples[index] for index in _evenly(len(samples), limit)]
+    asked = [samples[index] for index in evenly(len(samples), limit)]
     if not asked:
         raise DataError("there is no sample to ask about")
     truths = [_truth(sample) for sample in asked]
@@ -228,7 +236,8 @@ def _pixels_digest(sample: Sample) -> str:
     return digest.hexdigest()
 
 
-def _evenly(count: int, limit: int | None) -> list[int]:
+def evenly(count: int, limit: int | None) -> list[int]:
+    """The indexes of at most `limit` samples, evenly taken from all of them."""
     if limit is None or limit >= count:
         return list(range(count))
     return [index * count // limit for index in range(limit)]

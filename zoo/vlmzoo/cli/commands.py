@@ -15,5 +15,6 @@ COMMANDS = {
     "plan": LazyCommand("vlmzoo.cli.plan:plan", MODELS, "Check a recipe before anything is downloaded or trained."),
     "schema": LazyCommand("vlmzoo.cli.schema:schema", MODELS, "The JSON schema of recipes, for editors."),
     "train": LazyCommand("vlmzoo.cli.train:train", MODELS, "Train the stages of a recipe."),
+    "compare": LazyCommand("vlmzoo.cli.compare:compare", MODELS, "Compare combinations of parts under one budget."),
     "generate": LazyCommand("vlmzoo.cli.generate:generate", MODELS, "Let a checkpoint speak about an image."),
 }

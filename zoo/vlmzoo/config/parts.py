@@ -60,8 +60,8 @@ def spell_out_grid(node: Node) -> None:
             _list_of_one(changes, str)
     for key in ("overrides", "skip"):
         _list_of_one(node.child(key), str | dict)
-    for key in ("data", "held_out", "metrics") if evaluate is not None else ():
-        entries = evaluate.child(key)
+    for key in ("data", "held_out", "metrics"):
+        entries = None if evaluate is None else evaluate.child(key)
         _list_of_one(entries, str | dict)
         for _, entry in entries.items() if entries is not None and key != "held_out" else ():
             _name(entry)

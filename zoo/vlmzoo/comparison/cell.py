@@ -1,0 +1,163 @@
+"""One cell of a comparison, in a process of its own: trained, asked, and its result written last.
+
+`python -m vlmzoo.comparison.cell FOLDER` reads `FOLDER/task.json` and leaves `result.json`, or `failure.json` and an exit code.
+A process of its own has a memory of its own: what it uses can be measured, and where it ends, the others go on.
+"""
+
+import ctypes
+import json
+import os
+import secrets
+import shutil
+import signal
+import sys
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from vlmzoo.comparison.cells import with_steps
+from vlmzoo.config import Recipe, load_choice, load_recipe
+from vlmzoo.evaluation import Evaluation, evaluate
+from vlmzoo.training.history import read_log
+from vlmzoo.training.memory import is_shortage
+from vlmzoo.training.samples import Samples, make_collator
+from vlmzoo.training.train import train
+from vlmzoo.versions import versions
+from vlmzoo_registry import Dataset, Metric, PluginError, VlmzooError
+from vlmzoo_registry.report import failure
+
+TASK, RESULT, FAILURE = "task.json", "result.json", "failure.json"
+RUN = "run"
+
+MEASURED_STEPS = 8
+"""How many steps a budget of seconds is measured on; the first two, in which much happens for the first time, do not count."""
+
+
+def run_cell(folder: Path) -> None:
+    """Train and ask what `task.json` says; goes on where an earlier process stopped."""
+    task = json.loads((folder / TASK).read_text(encoding="utf-8"))
+    recipe = load_recipe(task["recipe"])
+    measured = None
+    if task["seconds"] is not None:
+        measured = _measured_pace(folder, recipe)
+        recipe = with_steps(recipe, max(1, int(task["seconds"] / measured)))
+    result = train(recipe, output=folder / RUN)
+    asked = task["evaluate"]
+    samples = Samples([_make("dataset", source, Dataset) for source in asked["data"]])
+    metrics = {source["name"]: _make("metric", source, Metric) for source in asked["metrics"]}
+    collate = make_collator(result.model, recipe.stages[-1])
+    seeing, blind = (
+        evaluate(
+            result.model,
+            samples,
+            collate=collate,
+            metrics=metrics,
+            batch_size=asked["batch_size"],
+            max_new_tokens=asked["max_new_tokens"],
+            limit=asked["limit"],
+            shuffled=shuffled,
+        )
+        for shuffled in (False, True)
+    )
+    last = result.stages[-1]
+    log = read_log(last.checkpoint.parent)
+    write_json(
+        folder / RESULT,
+        {
+            "format": 1,
+            "task": task,
+            "versions": versions(result.model),
+            "image_tokens": result.model.image_shape.count,
+            "parameters": sum(part["parameters"] for part in log.stage["parts"]),
+            "trained_parameters": sum(part["trained"] for part in log.stage["parts"]),
+            "steps": len(last.losses),
+            "supervised_tokens": last.tokens,
+            "images": last.images,
+            "seconds": last.seconds,
+            "seconds_per_step": last.seconds / len(last.losses),
+            "measured_seconds_per_step": measured,
+            "peak_memory": max(record["peak_memory"] for record in log.steps),
+            "losses": list(last.losses),
+            "seeing": _told(seeing),
+            "blind": _told(blind),
+        },
+    )
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write a file whole or not at all."""
+    staged = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    staged.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    with staged.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(staged, path)
+
+
+def _told(evaluation: Evaluation) -> dict[str, Any]:
+    return {key: value for key, value in evaluation.to_dict().items() if key != "shuffled"}
+
+
+def _measured_pace(folder: Path, recipe: Recipe) -> float:
+    """Seconds per step of the last stage, measured once and kept, so that a cell that is taken up has the same length."""
+    kept = folder / "pace.json"
+    if kept.exists():
+        return float(json.loads(kept.read_text(encoding="utf-8"))["seconds_per_step"])
+    stage = recipe.stages[-1].model_copy(update={"log_every": 1, "steps": MEASURED_STEPS, "epochs": None})
+    trial = folder / "trial"
+    shutil.rmtree(trial, ignore_errors=True)
+    result = train(recipe.model_copy(update={"stages": (stage,)}), output=trial)
+    steps = read_log(result.checkpoint.parent).steps
+    pace = median(record["seconds"] for record in steps[2:])
+    shutil.rmtree(trial)
+    write_json(kept, {"seconds_per_step": pace, "measured_steps": len(steps) - 2})
+    return pace
+
+
+def _make(kind: str, source: dict[str, Any], contract: type) -> Any:
+    choice = load_choice(kind, source)
+    made = choice.component.load_factory()(choice.config)
+    if not isinstance(made, contract):
+        raise PluginError(f"`{choice.component.full_name}` makes a {type(made).__name__}, not a {contract.__name__}")
+    return made
+
+
+def main() -> int:
+    """Run the cell of the folder named on the command line; returns the exit code."""
+    folder, parent = Path(sys.argv[1]), int(sys.argv[2])
+    _end_with(parent)
+    from vlmzoo.cli.quiet import quiet_frameworks
+
+    quiet_frameworks()
+    try:
+        run_cell(folder)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        report = _report(error)
+        write_json(folder / FAILURE, report)
+        if not isinstance(error, VlmzooError):
+            raise
+        print(error, file=sys.stderr)
+        return int(report["exit_code"])
+    return 0
+
+
+def _report(error: Exception) -> dict[str, Any]:
+    if isinstance(error, VlmzooError):
+        return {"message": error.message, "reasons": list(error.reasons), "exit_code": error.exit_code}
+    if is_shortage(error):
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return {"message": f"not enough memory ({said})", "reasons": [], "exit_code": 6}
+    return {"message": failure(error), "reasons": [], "exit_code": 1}
+
+
+def _end_with(parent: int) -> None:
+    """On Linux: be killed when the comparison is, whatever kills it; elsewhere its lock keeps a second one out meanwhile."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
