@@ -20,6 +20,7 @@ from vlmzoo.config import Recipe, TrainFull, load_recipe
 from vlmzoo.data.stream import Draw
 from vlmzoo.model.tensors import own_tensors
 from vlmzoo.model.vlm import VLM
+from vlmzoo.training import audit
 from vlmzoo.training import fit as training
 from vlmzoo.training.fit import NotFiniteError, Origin
 from vlmzoo.training.history import STEP, RunLog, read_log
@@ -87,14 +88,14 @@ def refusal(action: Callable[[], object], kind: type[Exception]) -> str:
 def gradients(monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
     """The gradients that the first step hands to the optimizer, before clipping, by parameter name."""
     kept: dict[str, Tensor] = {}
-    original = training.check_gradients
+    original = audit.check_gradients
 
-    def keep(states: Any) -> None:
-        original(states)
+    def keep(states: Any, **options: Any) -> None:
+        original(states, **options)
         for state in states:
             kept.update({f"{state.name}.{name}": p.grad.detach().clone() for name, p in state.trained.items()})
 
-    monkeypatch.setattr(training, "check_gradients", keep)
+    monkeypatch.setattr(audit, "check_gradients", keep)
     return kept
 
 

@@ -27,7 +27,7 @@ def replaced_folder(target: Path) -> Iterator[Path]:
     called `.<name>.vlmzoo-old` before the new one takes its name: a crash between these two renames leaves no `target`, and
     the next call gives the old one its name back.
     """
-    _tidy(target)
+    tidy(target)
     staging = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
     staging.mkdir()
     try:
@@ -75,8 +75,8 @@ def _flush_entry(path: Path) -> None:
         os.fsync(descriptor)
 
 
-def _tidy(target: Path) -> None:
-    """Undo what killed processes left halfway."""
+def tidy(target: Path) -> None:
+    """Undo what killed processes left halfway; whoever looks for `target` calls this first, as it may have lost its name."""
     if _aside(target).exists() and not target.exists():
         os.replace(_aside(target), target)
     shutil.rmtree(_aside(target), ignore_errors=True)

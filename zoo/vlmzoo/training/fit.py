@@ -17,8 +17,9 @@ from vlmzoo.checkpoint import Unchanged, save
 from vlmzoo.config import Recipe, StageConfig
 from vlmzoo.data import SampleStream
 from vlmzoo.model.vlm import VLM
+from vlmzoo.training.audit import Audit
 from vlmzoo.training.draws import seed_draws
-from vlmzoo.training.history import END, STEP, RunLog
+from vlmzoo.training.history import AUDIT, END, STEP, RunLog
 from vlmzoo.training.interruption import Interruption
 from vlmzoo.training.memory import explained_shortage, peak_memory
 from vlmzoo.training.optimization import make_optimizer, optimizer_tensors, restore_optimizer, set_rates
@@ -28,7 +29,7 @@ from vlmzoo.training.progress import StepProgress, component_names, parts_rows, 
 from vlmzoo.training.run_folder import CHECKPOINT, RESUME, recipe_digest
 from vlmzoo.training.samples import Samples, make_collator
 from vlmzoo.training.state import Point, Progress, save_point
-from vlmzoo.training.trainable import check_gradients, set_trainable
+from vlmzoo.training.trainable import set_trainable
 from vlmzoo.training.update import GlobalBatch, sources
 from vlmzoo.versions import versions
 from vlmzoo_registry import CheckpointError, VlmzooError
@@ -123,7 +124,7 @@ def fit(
     def unchanged() -> Unchanged | None:
         return None if whole is None else Unchanged(whole, still)
 
-    checked = False
+    audit = Audit(model, states, optimizer, origin.point.audit if origin.point is not None else None)
     with (
         Interruption() as interruption,
         StepProgress(shown, stage.name, steps, done.step) as progress,
@@ -137,9 +138,7 @@ def fit(
             rates = set_rates(prepared, states, step, steps, stage.warmup, stage.schedule)
             with explained_shortage(f"stage `{stage.name}`, step {step}", stage.micro_batch):
                 gradients = update.backward(rows)
-                if images and not checked:
-                    check_gradients(states)
-                    checked = True
+                audit.after_backward(step, has_images=images > 0)
                 for parameter in trained:
                     # Not reached by this batch: 0, as it is where another process or micro-batch had reached it.
                     parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
@@ -150,6 +149,7 @@ def fit(
                         f"Lower the learning rate, or look at these rows: {sources(gradients.blamed or rows)}"
                     )
                 prepared.step()
+                audit.after_step(step, rates)
                 prepared.zero_grad(set_to_none=True)
             seconds = time.perf_counter() - began
             done.stream = stream.state
@@ -176,21 +176,25 @@ def fit(
                 )
             stop = agreed(accelerator, interruption.number)
             if step + 1 < steps and (stop or (step + 1) % stage.save_every == 0):
+                audit.finish()  # files of parts that did not move are linked: they must not have
                 if main:
-                    point = Point(done, optimizer_tensors(optimizer, states), fingerprint, {})
+                    point = Point(done, optimizer_tensors(optimizer, states), fingerprint, audit.state())
                     save_point(model, folder / RESUME, point, extra=extra, unchanged=unchanged())
                 whole = folder / RESUME
                 progress.saved()
                 if stop:
                     interruption.leave(stop)
+        audit.finish()
         model.eval()
+        log.write(AUDIT, {"rows": audit.rows()})
         log.write(END, {"losses": done.losses, "tokens": done.tokens, "images": done.images, "seconds": round(done.seconds, 3)})
         save(model, folder / CHECKPOINT, extra=extra, unchanged=unchanged(), is_main_process=main)
         if main:
             shutil.rmtree(folder / RESUME, ignore_errors=True)
             write_loss_plot(folder)
         progress.saved()
-        accelerator.free_memory()
+        if shown is not None:
+            shown.print(audit.table())
         accelerator.wait_for_everyone()
         if interruption.number:
             interruption.leave(interruption.number)

@@ -76,10 +76,10 @@ class RunLog:
         if not writes:
             return
         path = folder / LOG
-        before = _records(path) if step else []
-        kept = [record for record in before if record.get("kind") == STEP and record["step"] < step]
-        lines = [before[0] if before else {"kind": STAGE, **header}, *kept]
-        if path.exists() and len(before) != len(lines):
+        old = _records(path)
+        kept = [record for record in old if record.get("kind") == STEP and record["step"] < step]
+        lines = [old[0] if old and step else {"kind": STAGE, **header}, *kept]
+        if len(old) > len(lines):
             shutil.copyfile(path, folder / f"log.{len(list(folder.glob('log.*.jsonl'))) + 1}.jsonl")
         staged = path.with_suffix(".partial")
         staged.write_text("".join(_line(record) for record in lines), encoding="utf-8")

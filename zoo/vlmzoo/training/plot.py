@@ -32,8 +32,8 @@ def loss_plot(histories: Mapping[str, History]) -> str:
     from matplotlib.ticker import MaxNLocator
 
     with rc_context({"svg.hashsalt": "vlmzoo", "font.size": 10, "font.family": "DejaVu Sans"}):
-        figure = Figure(figsize=(7.2, 3.9), layout="constrained", facecolor="white")
-        axes = figure.add_subplot()
+        figure = Figure(figsize=(7.2, 3.9), facecolor="white")
+        axes = figure.add_axes((0.09, 0.14, 0.89, 0.82))
         drawn: list[float] = []
         for number, (label, history) in enumerate(histories.items()):
             colour = COLOURS[number % len(COLOURS)]

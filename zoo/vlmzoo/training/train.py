@@ -13,6 +13,7 @@ from rich.console import Console
 from vlmzoo.assemble import build
 from vlmzoo.checkpoint import load, require_space
 from vlmzoo.config import Recipe, StageConfig, load_recipe
+from vlmzoo.durable import tidy
 from vlmzoo.manifest import read_manifest
 from vlmzoo.model.vlm import VLM
 from vlmzoo.training.fit import NotFiniteError, Origin, StageResult, fit
@@ -87,6 +88,11 @@ def train(
     plan = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides, catalogue)
     root = Path(output)
     accelerator = join_processes()
+    if accelerator.is_main_process:
+        for stage in plan.stages:
+            for name in (CHECKPOINT, RESUME):
+                tidy(root / stage.name / name)
+    accelerator.wait_for_everyone()
     claim(root, plan, writes=accelerator.is_main_process)
     finished = 0
     while finished < len(plan.stages) and (root / plan.stages[finished].name / CHECKPOINT).is_dir():
@@ -99,9 +105,11 @@ def train(
     set_seed(plan.seed)
     data = {stage.name: stage_samples(stage) for stage in plan.stages[finished:]}
     model, origin = _begin(plan, root, results, catalogue)
-    for stage in plan.stages[finished:]:
+    for number, stage in enumerate(plan.stages[finished:]):
         folder = root / stage.name
         require_space(model, folder)
+        if number:
+            accelerator.free_memory()  # what was prepared for the stage before
         result = fit(model, plan, stage, data[stage.name], folder, console, accelerator=accelerator, origin=origin)
         results.append(result)
         origin = Origin(result.checkpoint, read_manifest(result.checkpoint).sha256)
