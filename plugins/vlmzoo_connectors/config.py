@@ -81,7 +81,7 @@ class CrossAttentionConfig(ComponentConfig):
     """Options of `connectors/cross-attention`.
 
     Where: `every: k` puts a block `before` the decoder layers 0, k, 2k, ... (Flamingo, IDEFICS) or `after` the layers
-    k-1, 2k-1, ...; `layers` names them instead. Exactly one of the two.
+    k-1, 2k-1, ...; `layers` names them instead. Without either, `every` is 4 (OpenFlamingo-9B).
 
     What: `form: flamingo` is LayerNorm, bias-free attention, and a feed-forward of two matrices; `form: llama` is RMSNorm,
     grouped-query attention with RMSNorm on queries and keys, and a gated feed-forward of three (Llama-3.2-Vision; with
@@ -92,8 +92,8 @@ class CrossAttentionConfig(ComponentConfig):
     zero` leaves positions that see no image exactly as they were; `hf_mllama` reproduces transformers' Mllama, which leaks.
     """
 
-    every: Positive | None = None
     layers: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    every: Positive | None = Field(default_factory=lambda given: 4 if given.get("layers") is None else None)
     place: Literal["before", "after"] = "before"
     attend: Literal["last", "all"] = "last"
     masked_rows: Literal["zero", "hf_mllama"] = "zero"

@@ -294,13 +294,6 @@ REFUSALS: list[tuple[dict[str, Any], list[str]]] = [
         ],
     ),
     (
-        section("cross_attention", connector=[{"name": "connectors/mlp"}]),
-        [
-            "`architecture: cross_attention` needs a connector with the capability `layers` at the end of the chain, for "
-            "example `connectors/cross-attention`; `connector.0` (connectors/mlp) makes tokens for the text"
-        ],
-    ),
-    (
         section("cross_attention", connector=[{**CROSS, "every": 1}, {"name": "connectors/mlp"}]),
         [
             "`connector.0` (connectors/cross-attention) builds blocks in the decoder, so it must be the last of the chain (is "
@@ -319,8 +312,6 @@ REFUSALS: list[tuple[dict[str, Any], list[str]]] = [
     (
         section("cross_attention", connector=[{**SHUFFLE, "factor": 3}, {"name": "connectors/mlp"}], language=NONSENSE),
         [
-            "`architecture: cross_attention` needs a connector with the capability `layers` at the end of the chain, for "
-            "example `connectors/cross-attention`; `connector.1` (connectors/mlp) makes tokens for the text",
             "`language` (transformers/causal-lm): `config` is not an architecture of transformers: ",
             "`connector.0` (connectors/pixel-shuffle): `factor` (=3) must divide both sides of the grid (4x4)",
         ],

@@ -313,7 +313,7 @@ def test_all_misfits_are_said_at_once():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "exactly one of `every` and `layers` says where the blocks go; neither is given"),
+        ({"every": None}, "exactly one of `every` and `layers` says where the blocks go; neither is given"),
         ({"every": 2, "layers": [1]}, r"both are given \(every=2, layers=\(1,\)\)"),
         ({"layers": [3, 1]}, r"`layers` \(=\[3, 1\]\) must name at least one layer, ascending, each once"),
         ({"layers": [1, 1]}, "each once"),
@@ -335,6 +335,11 @@ def test_all_misfits_are_said_at_once():
 def test_options_that_contradict_each_other_are_refused(options, message):
     with pytest.raises(ValidationError, match=message):
         CrossAttentionConfig(**options)
+
+
+def test_every_fourth_layer_unless_said_otherwise():
+    assert (CrossAttentionConfig().every, CrossAttentionConfig().layers) == (4, None)
+    assert CrossAttentionConfig(layers=(1,)).every is None
 
 
 def test_options_survive_a_round_trip():

@@ -102,13 +102,13 @@ def test_parts_that_do_not_fit_say_every_reason(command: Command, tmp_path: Path
     code, text = command("plan", str(path))
     assert code == 2
     assert "no transformers config was found on this machine" in text
-    path.write_text(MODEL.replace("unified", "cross_attention"))
+    path.write_text(MODEL.replace("connectors/mlp, depth: 2", "connectors/cross-attention"))
     code, text = command("plan", str(path))
     assert (code, text) == (
         2,
         "error: the parts do not fit together\n"
-        "  - `architecture: cross_attention` needs a connector with the capability `layers` at the end of the chain, for "
-        "example `connectors/cross-attention`; `connector.0` (connectors/mlp) makes tokens for the text\n",
+        "  - `connector.0` (connectors/cross-attention) builds blocks in the decoder: use `architecture: cross_attention`, or "
+        "another connector\n",
     )
 
 

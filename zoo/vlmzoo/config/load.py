@@ -14,7 +14,7 @@ from vlmzoo.config.choice import Choice
 from vlmzoo.config.document import cannot_be_used, read_document, read_mapping
 from vlmzoo.config.explain import Problem, missing_key, problems, unknown_key
 from vlmzoo.config.grid import BudgetConfig, EvaluateConfig, GridConfig
-from vlmzoo.config.model import ModelConfig
+from vlmzoo.config.model import DECODER_BLOCKS, ModelConfig
 from vlmzoo.config.node import Field, Node, Place, Plain, located, quotable, shown
 from vlmzoo.config.overrides import apply_override
 from vlmzoo.config.parts import (
@@ -215,7 +215,10 @@ class _Reader:
 
     def model(self, node: Node, field: Field) -> Any:
         """The values of a model."""
-        return self._section(node, field, MODEL_PARTS)
+        values = self._section(node, field, MODEL_PARTS)
+        if isinstance(values, dict) and values.get("architecture") == "cross_attention":
+            self._end_with_blocks(values, node, field)
+        return values
 
     def stage(self, node: Node, field: Field) -> Any:
         """The values of a stage."""
@@ -245,6 +248,19 @@ class _Reader:
             else:
                 values[key] = self._part(child, (*field, key), kinds[key])
         return values
+
+    def _end_with_blocks(self, values: dict[str, Any], node: Node, field: Field) -> None:
+        """Add `DECODER_BLOCKS` to a chain of connectors that builds none, so that the architecture is a change of one line."""
+        chain = values.get("connector")
+        if not isinstance(chain, list) or not chain or not all(isinstance(link, Choice) for link in chain):
+            return
+        if any("layers" in link.component.spec.capabilities for link in chain):
+            return
+        place = node.nearest(("architecture",))[0].place
+        blocks = Node({"name": Node(DECODER_BLOCKS, place, place)}, place, place)
+        choice = self._part(blocks, (*field, "architecture"), "connector")
+        if isinstance(choice, Choice):
+            values["connector"] = [*chain, choice]
 
     def _part(self, node: Node, field: Field, kind: str) -> "Choice | Plain":
         """The component and its options; plain data, with the reasons noted, where it cannot be one."""
@@ -344,6 +360,6 @@ def _sections(section: type[Section], node: Node) -> Iterator[tuple[type[Section
                 yield TrainPart, below, ("stages", index, "train", part)
     if section is GridConfig:
         for key, inside in (("budget", BudgetConfig), ("evaluate", EvaluateConfig)):
-            below = node.child(key)
-            if below is not None:
-                yield inside, below, (key,)
+            within = node.child(key)
+            if within is not None:
+                yield inside, within, (key,)

@@ -8,6 +8,9 @@ from pydantic import Field
 from vlmzoo.config.choice import Choice
 from vlmzoo.config.section import Section
 
+DECODER_BLOCKS = "connectors/cross-attention"
+"""The connector, with its own defaults, that ends a chain for `architecture: cross_attention` which names none of its kind."""
+
 
 class ModelConfig(Section):
     """A model: its parts and its architecture, resolved against the catalogue."""
@@ -16,7 +19,8 @@ class ModelConfig(Section):
 
     architecture: Literal["unified", "cross_attention"] = Field(
         description="How image and text meet: `unified` places image tokens in the text, `cross_attention` adds layers to "
-        "the decoder that attend to them."
+        "the decoder that attend to them. Where a chain for `cross_attention` ends without a connector that builds such layers "
+        "(capability `layers`), `connectors/cross-attention` with its defaults is added to it."
     )
     vision: Choice = Field(description="The vision encoder (`vlmzoo list --kind vision_encoder`).")
     connector: Annotated[tuple[Choice, ...], Field(strict=False, min_length=1)] = Field(
