@@ -5,7 +5,7 @@ from functools import partial
 from vlmzoo_registry.images import open_image
 from vlmzoo_registry.tasks import IMAGE, Dataset, Sample, Turn
 from vlmzoo_tasks.config import CaptionsConfig
-from vlmzoo_tasks.rows import BadRows, read_rows, row_id, text_field
+from vlmzoo_tasks.rows import BadRows, caption_field, read_rows, row_id, text_field
 
 
 class CaptionsDataset(Dataset):
@@ -18,10 +18,8 @@ class CaptionsDataset(Dataset):
         bad = BadRows(config.path)
         for line, row in read_rows(config.path, bad):
             identifier = row_id(row, line, bad)
-            image, caption = text_field(row, "image", line, bad), text_field(row, "caption", line, bad)
-            if caption is not None and IMAGE in caption:
-                bad.add(line, "caption", f"contains `{IMAGE}`, which marks an image's place: take it out, or drop the row")
-            elif image is not None and caption is not None:
+            image, caption = text_field(row, "image", line, bad), caption_field(row, line, bad)
+            if image is not None and caption is not None:
                 self.rows.append((line, identifier, image, caption))
         bad.raise_any()
 

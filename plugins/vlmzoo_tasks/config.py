@@ -8,6 +8,9 @@ from pydantic import AfterValidator, Field, model_validator
 
 from vlmzoo_registry.config import ComponentConfig
 
+IMAGE = "<image>"
+"""As `vlmzoo_registry.tasks.IMAGE`, which stands beside what imports Pillow."""
+
 
 class VicunaConfig(ComponentConfig):
     """`system` is what the system says where the data has no turn of it; None: nothing."""
@@ -32,6 +35,42 @@ class OwnChatConfig(ComponentConfig):
 
 class CaptionsConfig(ComponentConfig):
     """`path`: rows `{image, caption[, id]}` as JSON lines or a JSON list, also `.gz`; `images`: the folder of images."""
+
+    path: Path
+    images: Path
+
+
+def _no_image(words: str) -> str:
+    if IMAGE in words or not words.strip():
+        raise ValueError(f"must be words without `{IMAGE}` (is {words!r}): the image stands before them by itself")
+    return words
+
+
+Prompts = tuple[Annotated[str, AfterValidator(_no_image)], ...]
+"""What the user may say about an image: one of these for each sample, drawn by its id; none: the image alone."""
+
+
+class CocoCaptionsConfig(ComponentConfig):
+    """`path`: COCO's `captions_*.json`; `images`: its folder of images; `prompts`: what the user may say, one is drawn."""
+
+    path: Path
+    images: Path
+    prompts: Prompts = ()
+
+
+class Flickr30kConfig(ComponentConfig):
+    """`path`: `results_20130124.token`, or the table of the common mirror, `results.csv`; `images`: the folder of images.
+
+    `prompts` is what the user may say, one is drawn for each sample.
+    """
+
+    path: Path
+    images: Path
+    prompts: Prompts = ()
+
+
+class ChatConfig(ComponentConfig):
+    """`path`: rows `{messages: [{role, content}], images}` as a JSON list or JSON lines, also `.gz`; `images`: their folder."""
 
     path: Path
     images: Path

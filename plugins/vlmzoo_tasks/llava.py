@@ -5,9 +5,9 @@ from typing import Any, Literal
 
 from vlmzoo_registry.images import open_image
 from vlmzoo_registry.suggest import did_you_mean
-from vlmzoo_registry.tasks import IMAGE, Dataset, Sample, Turn
+from vlmzoo_registry.tasks import Dataset, Sample, Turn
 from vlmzoo_tasks.config import LlavaConfig
-from vlmzoo_tasks.rows import BadRows, read_rows, row_id, text_field
+from vlmzoo_tasks.rows import BadRows, check_markers, image_names, read_rows, row_id, text_field
 
 ROLES: dict[str, Literal["system", "user", "assistant"]] = {"system": "system", "human": "user", "gpt": "assistant"}
 
@@ -25,9 +25,9 @@ class LlavaDataset(Dataset):
         bad = BadRows(config.path)
         for line, row in read_rows(config.path, bad):
             faults = bad.count
-            identifier, images, turns = row_id(row, line, bad), _images(row, line, bad), _turns(row, line, bad)
+            identifier, images, turns = row_id(row, line, bad), image_names(row, "image", line, bad), _turns(row, line, bad)
             if bad.count == faults:
-                _check_markers(turns, len(images), line, bad)
+                check_markers(turns, images, "image", "conversations[{}].value", line, bad)
             if bad.count == faults:
                 self.rows.append((line, identifier, images, turns))
         bad.raise_any()
@@ -42,15 +42,6 @@ class LlavaDataset(Dataset):
         source = f"{self.path}:{line}"
         openers = (partial(open_image, self.images / name, where=f"{source}: image", root=self.images) for name in images)
         return Sample(id=identifier, turns=turns, images=tuple(openers), source=source)
-
-
-def _images(row: dict[str, Any], line: int, bad: BadRows) -> tuple[str, ...]:
-    value = row.get("image", [])
-    names = [value] if isinstance(value, str) else value
-    if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
-        bad.add(line, "image", f"must be a path or a list of paths (is {value!r:.60}): correct it, or leave it out")
-        return ()
-    return tuple(names)
 
 
 def _turns(row: dict[str, Any], line: int, bad: BadRows) -> tuple[Turn, ...]:
@@ -74,12 +65,3 @@ def _turns(row: dict[str, Any], line: int, bad: BadRows) -> tuple[Turn, ...]:
     if not any(turn.role == "assistant" for turn in turns):
         bad.add(line, "conversations", "no turn is from gpt, so there is nothing to learn: add its answer, or drop the row")
     return tuple(turns)
-
-
-def _check_markers(turns: tuple[Turn, ...], images: int, line: int, bad: BadRows) -> None:
-    for number, turn in enumerate(turns):
-        if turn.role == "assistant" and IMAGE in turn.text:
-            bad.add(line, f"conversations[{number}].value", f"gpt says `{IMAGE}`: images stand in what the human says; move it")
-    markers = sum(turn.text.count(IMAGE) for turn in turns)
-    if markers != images:
-        bad.add(line, "image", f"{images} images but {markers} `{IMAGE}` in the conversation: make them equal, or drop the row")

@@ -5,11 +5,12 @@ A file is read to its end before anything is raised, so that one look shows the 
 
 import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from vlmzoo_registry.errors import DataError
+from vlmzoo_registry.tasks import IMAGE, Turn
 
 SHOWN = 20
 
@@ -22,11 +23,11 @@ class BadRows:
         self.reasons: list[str] = []
         self.count = 0
 
-    def add(self, line: int, field: str, reason: str) -> None:
-        """Note what is wrong with a field of the row that begins on this line."""
+    def add(self, place: int | str, field: str, reason: str) -> None:
+        """Note what is wrong with a field of the row that begins on this line, or that stands at this place of the file."""
         self.count += 1
         if self.count <= SHOWN:
-            self.reasons.append(f"{self.path}:{line}: {field}: {reason}")
+            self.reasons.append(f"{self.path}:{place}: {field}: {reason}")
 
     def raise_any(self) -> None:
         """Raise `DataError` with what was noted, if anything was."""
@@ -36,7 +37,7 @@ class BadRows:
             raise DataError(f"`{self.path}` has {self.count} {noun} in its rows{shown}:", self.reasons)
 
 
-def text_field(row: dict[str, Any], field: str, line: int, bad: BadRows) -> str | None:
+def text_field(row: dict[str, Any], field: str, line: int | str, bad: BadRows) -> str | None:
     """The text of a field that must be there and not blank; None, and a reason noted, where it is not."""
     if field not in row:
         bad.add(line, field, f"missing (the row has {', '.join(sorted(row)) or 'nothing'}): add it, or drop the row")
@@ -59,16 +60,51 @@ def row_id(row: dict[str, Any], line: int, bad: BadRows) -> str:
     return str(value)
 
 
+def caption_field(row: dict[str, Any], line: int | str, bad: BadRows) -> str | None:
+    """The `caption` of a row, stripped, in which no image may be marked; None, and a reason noted, where it is not good."""
+    caption = text_field(row, "caption", line, bad)
+    if caption is not None and IMAGE in caption:
+        bad.add(line, "caption", f"contains `{IMAGE}`, which marks an image's place: take it out, or drop the row")
+        return None
+    return None if caption is None else caption.strip()
+
+
+def image_names(row: dict[str, Any], field: str, line: int, bad: BadRows) -> tuple[str, ...]:
+    """The images of a row: a path, a list of paths, or none."""
+    value = row.get(field, [])
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
+        bad.add(line, field, f"must be a path or a list of paths (is {value!r:.60}): correct it, or leave it out")
+        return ()
+    return tuple(names)
+
+
+def check_markers(turns: Sequence[Turn], images: Sequence[str], field: str, words: str, line: int, bad: BadRows) -> None:
+    """Note where the assistant marks an image, and where markers and images are not as many; `words` names a turn's text."""
+    for number, turn in enumerate(turns):
+        if turn.role == "assistant" and IMAGE in turn.text:
+            bad.add(line, words.format(number), f"the assistant says `{IMAGE}`: images stand in what the user says; move it")
+    markers = sum(turn.text.count(IMAGE) for turn in turns)
+    if markers != len(images):
+        many = f"{len(images)} images but {markers} `{IMAGE}` in the conversation"
+        bad.add(line, field, f"{many}: make them equal, or drop the row")
+
+
+def read_text(path: Path) -> str:
+    """A file in UTF-8, with `.gz` decompressed. Raises `DataError` where there is none or it cannot be read."""
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+            return file.read()
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise DataError(f"`{path}` cannot be read ({type(error).__name__}: {error}): correct the path or the file") from error
+
+
 def read_rows(path: Path, bad: BadRows) -> Iterator[tuple[int, dict[str, Any]]]:
     """The rows of a JSON list (`.json`) or of JSON lines (any other name), also with `.gz`, each with its line number.
 
     What is no JSON or no object is noted in `bad`. Raises `DataError` where there is no such file or it cannot be read.
     """
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
-            text = file.read()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise DataError(f"`{path}` cannot be read ({type(error).__name__}: {error}): correct the path or the file") from error
+    text = read_text(path)
     values = _list(text, bad) if path.name.removesuffix(".gz").endswith(".json") else _lines(text, bad)
     found = False
     for line, value in values:

@@ -15,7 +15,7 @@ FLOORS = {
     "language_model": (2, 20),
     "objective": (2, 6),
     "template": (4, 11),
-    "dataset": (3, 6),
+    "dataset": (6, 6),
     "metric": (2, 7),
 }
 """For each kind: how many components there are at least, and how many checks are carried out on each at least."""

@@ -144,7 +144,7 @@ BAD_LLAVA = [
     (conversation(("human", "x")), ["conversations: no turn is from gpt, so there is nothing to learn"]),
     (
         conversation(("human", "x"), ("gpt", f"y {IMAGE}"), image="red.png"),
-        ["conversations[1].value: gpt says `<image>`: images stand in what the human says"],
+        ["conversations[1].value: the assistant says `<image>`: images stand in what the user says; move it"],
     ),
     ({"image": "red.png"}, ["conversations: missing: give turns"]),
     ({"conversations": "x"}, ["conversations: must be a list of turns (is 'x')"]),
