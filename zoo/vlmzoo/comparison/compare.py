@@ -116,7 +116,7 @@ def _run(place: Path, task: dict[str, Any], cell: Cell, lock: IO[str], progress:
     for name in (RESULT, FAILURE):
         (place / name).unlink(missing_ok=True)
     write_json(place / TASK, task)
-    command = [sys.executable, "-m", "vlmzoo.comparison.cell", str(place), str(os.getpid())]
+    command = [sys.executable, "-P", "-m", "vlmzoo.comparison.cell", str(place), str(os.getpid())]
     # A group of its own: an interruption of the terminal reaches this process alone, which then asks the cell to save, once.
     # The cell holds the lock too: where this process is killed and the system lets the cell live on, no other may start.
     with (place / "output.txt").open("w", encoding="utf-8") as out:

@@ -91,7 +91,7 @@ class GridConfig(Section):
     )
     quickstart: bool = Field(default=False, description="`true` for the quickstart's recipe as the base.")
     overrides: Overrides = Field(default=(), description="Changes for all cells, such as `stages.0.log_every=1`.")
-    axes: Annotated[dict[str, Annotated[dict[str, Overrides], Field(min_length=1)]], Field(min_length=1)] = Field(
+    axes: dict[str, dict[str, Overrides]] = Field(
         description="What is compared: for each axis its values, for each value the changes that make it."
     )
     skip: Annotated[tuple[dict[str, str], ...], Field(strict=False)] = Field(
@@ -117,7 +117,10 @@ class GridConfig(Section):
             twice = sorted({str(seed) for seed in seeds if seeds.count(seed) > 1})
             found += [("seeds", f"has {seed} more than once: the same seed gives the same run") for seed in twice]
         axes, skip = values.get("axes"), values.get("skip")
-        if isinstance(axes, dict) and all(isinstance(axis, dict) for axis in axes.values()):
+        if axes == {}:
+            found.append(("axes", "is empty: name an axis, with the values that are compared"))
+        elif isinstance(axes, dict) and all(isinstance(axis, dict) for axis in axes.values()):
+            found += [("axes", f"has no value for `{axis}`: name what is compared") for axis in axes if not axes[axis]]
             found += [
                 (
                     "axes",

@@ -1,0 +1,137 @@
+"""A budget becomes a number of steps exactly: what was counted beforehand is what training then used."""
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from comparison_toys import write_toys
+from small_models import TOY_LANGUAGE, section
+
+import vlmzoo
+from vlmzoo.comparison.budget import Counts, Length, length_of, text_collator
+from vlmzoo.comparison.cells import cells_of, combinations_of, with_steps
+from vlmzoo.comparison.compare import plan_comparison
+from vlmzoo.config import BudgetConfig, load_grid, load_recipe
+from vlmzoo.data import SampleStream
+from vlmzoo.training.samples import make_collator, stage_samples
+from vlmzoo.training.train import train
+from vlmzoo_registry import DataError
+
+
+@pytest.fixture
+def toys(tmp_path):
+    return partial(write_toys, tmp_path)
+
+
+def supervised(recipe, seed: int) -> list[int]:
+    """Tokens of each batch, from the real collator of the real model."""
+    stage = recipe.stages[-1]
+    samples = stage_samples(stage)
+    collate = make_collator(vlmzoo.build(recipe.model), stage)
+    stream = SampleStream(len(samples), stage.batch_size, seed=seed)
+    return [int((collate([samples[d.index] for d in stream.next_batch()])["labels"] != -100).sum()) for _ in range(40)]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 7])
+@pytest.mark.parametrize("budget", [1, 57, 300, 999])
+def test_the_fewest_whole_steps_that_use_the_tokens_up(toys, seed, budget):
+    recipe = load_recipe(toys().parent / "recipe.yaml", [f"seed={seed}"])
+    counts = Counts(stage_samples(recipe.stages[-1]), text_collator(recipe))
+    length = length_of(counts, 4, seed, BudgetConfig(supervised_tokens=budget))
+    batches = supervised(recipe, seed)
+    assert length.supervised_tokens == sum(batches[: length.steps]) >= budget
+    assert sum(batches[: length.steps - 1]) < budget
+    assert length.images == 4 * length.steps
+
+
+def test_training_uses_what_was_counted_and_every_architecture_the_same(toys, tmp_path):
+    cells = [cell for cell in plan_comparison(toys()) if cell.seed == 1]
+    assert [cell.combination.name for cell in cells] == ["linear+unified", "mlp+unified", "mlp+cross"]
+    assert len({(cell.length.steps, cell.length.supervised_tokens, cell.length.images) for cell in cells}) == 1
+    for cell in cells:
+        result = train(cell.recipe, output=tmp_path / cell.name)
+        assert (len(result.losses), result.tokens, result.images) == (
+            cell.length.steps,
+            cell.length.supervised_tokens,
+            cell.length.images,
+        )
+
+
+def test_images_and_steps_are_counted_too(toys):
+    grid = toys()
+    by_images = plan_comparison(grid, overrides=["budget={images: 42}"])
+    assert {(cell.length.steps, cell.length.images) for cell in by_images} == {(11, 44)}
+    by_steps = plan_comparison(grid, overrides=["budget={steps: 7}"])
+    assert {cell.recipe.stages[-1].steps for cell in by_steps} == {7}
+    assert {cell.length.images for cell in by_steps} == {28}
+    by_seconds = plan_comparison(grid, overrides=["budget={seconds: 3}"])
+    assert {(cell.length, cell.seconds) for cell in by_seconds} == {(None, 3.0)}
+
+
+def test_a_budget_of_images_needs_images(toys):
+    recipe = load_recipe(toys().parent / "recipe.yaml")
+
+    class Blind:
+        def __init__(self, samples):
+            self.samples = samples
+
+        def __len__(self):
+            return len(self.samples)
+
+        def __getitem__(self, index):
+            sample = self.samples[index]
+            return replace(
+                sample, images=(), turns=tuple(replace(t, text=t.text.replace("<image>", "x")) for t in sample.turns)
+            )
+
+    counts = Counts(Blind(stage_samples(recipe.stages[-1])), text_collator(recipe))
+    with pytest.raises(DataError, match=r"none of the 8 samples has an image, so `budget\.images` is never used up"):
+        length_of(counts, 4, 0, BudgetConfig(images=10))
+    assert length_of(counts, 4, 0, BudgetConfig(supervised_tokens=1)).images == 0
+
+
+def test_the_budget_is_that_of_the_last_stage(toys):
+    recipe = toys().parent / "recipe.yaml"
+    text = recipe.read_text()
+    stage = text[text.index("  - name: align") :]
+    recipe.write_text(text + stage.replace("align", "tune"))
+    cells = plan_comparison(recipe.parent / "grid.yaml")
+    for cell in cells:
+        first, last = cell.recipe.stages
+        assert (first.steps, last.steps) == (2, cell.length.steps)
+        assert last.steps > 2
+    epochs = load_recipe(recipe, ["stages.1.steps=null", "stages.1.epochs=2"])
+    assert [(stage.steps, stage.epochs) for stage in with_steps(epochs, 9).stages] == [(2, None), (9, None)]
+
+
+def test_each_sample_is_read_once(toys):
+    grid, root = load_grid(toys())
+    recipe = combinations_of(grid, root, lambda line: None)[0].recipe
+    samples = stage_samples(recipe.stages[-1])
+    read = []
+
+    class Watched:
+        def __len__(self):
+            return len(samples)
+
+        def __getitem__(self, index):
+            read.append(index)
+            return samples[index]
+
+    counts = Counts(Watched(), text_collator(recipe))
+    for seed in (0, 1):
+        assert isinstance(length_of(counts, 4, seed, BudgetConfig(steps=20)), Length)
+    assert sorted(read) == list(range(8))
+    assert len(cells_of(grid, combinations_of(grid, root, lambda line: None), lambda line: None)) == 6
+
+
+def test_no_weights_are_made_to_count(toys):
+    recipe = load_recipe(toys().parent / "recipe.yaml")
+    collate = text_collator(recipe)
+    model = vlmzoo.build(section(language=TOY_LANGUAGE))
+    sample = stage_samples(recipe.stages[-1])[3]
+    with torch.device("cpu"):
+        real = make_collator(model, recipe.stages[-1]).encode(sample)
+    assert torch.equal(collate.encode(sample).labels, real.labels)
+    assert torch.equal(collate.encode(sample).input_ids, real.input_ids)
