@@ -1,6 +1,6 @@
 """A run that is stopped goes on with the same call and ends as one that never stopped: weights, losses and log, to the bit."""
 
-import errno
+import contextlib
 import json
 import os
 import shutil
@@ -13,82 +13,20 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small_models import GPT2, causal_lm, picture, section
+from resumable import Killed, assert_same, outcome, recipe, stop_after, stopped, write_rows
 
 import vlmzoo
-from vlmzoo import checkpoint, durable, manifest
+from vlmzoo import checkpoint, durable
 from vlmzoo.manifest import verify
 from vlmzoo.training import fit as fitting
-from vlmzoo.training.fit import NotFiniteError
 from vlmzoo.training.history import read_log
 from vlmzoo.training.train import train
-from vlmzoo_registry import CheckpointError, ResourceError, VlmzooError
-
-TIMES = ("seconds", "peak_memory")
-WORDS = ["a", "a red cat", "two", "seven blue birds on a wire", "rain", "on a hill", "why"]
 
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Seven pictures: no number of batches of four is a whole epoch."""
-    root = tmp_path_factory.mktemp("rows")
-    for number in range(len(WORDS)):
-        picture(number).save(root / f"{number}.png")
-    lines = [{"image": f"{number}.png", "caption": words} for number, words in enumerate(WORDS)]
-    (root / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return root
-
-
-def recipe(rows: Path, model: dict[str, Any] | None = None, **stage: Any) -> dict[str, Any]:
-    """Two stages with dropout (GPT-2's), several micro-batches, and a point saved at every other step."""
-    common = {
-        "objective": "caption",
-        "data": [{"name": "captions", "path": str(rows / "rows.jsonl"), "images": str(rows)}],
-        "batch_size": 4,
-        "micro_batch": 2,
-        "steps": 5,
-        "save_every": 2,
-        "log_every": 1,
-        **stage,
-    }
-    return {
-        "model": section(language=causal_lm(GPT2)) if model is None else model,
-        "seed": 3,
-        "stages": [
-            {"name": "align", "train": {"connector": {"lr": 1e-2}}, **common},
-            {
-                "name": "instruct",
-                "train": {"connector": {"lr": 1e-3}, "language": {"mode": "last", "layers": 1, "lr": 1e-2}},
-                **common,
-            },
-        ],
-    }
-
-
-class Killed(BaseException):
-    """Stands for a kill where the process goes on."""
-
-
-def outcome(output: Path) -> dict[str, Any]:
-    """All that must not depend on how often a run was stopped: every file of the checkpoints, and the logs but for times."""
-    found: dict[str, Any] = {}
-    for stage in ("align", "instruct"):
-        verify(output / stage / "checkpoint")
-        found |= {f"{stage}/{file.name}": file.read_bytes() for file in (output / stage / "checkpoint").iterdir()}
-        log = read_log(output / stage)
-        records = [log.stage, *log.steps, log.audit, log.end]
-        found[f"{stage}/log"] = [
-            {key: value for key, value in (record or {}).items() if key not in TIMES} for record in records
-        ]
-        assert not (output / stage / "resume").exists()
-        assert (output / stage / "loss.svg").exists()
-        assert not list((output / stage).glob(".*"))
-    return found
-
-
-def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
-    assert one.keys() == other.keys()
-    assert [name for name in one if one[name] != other[name]] == []
+    """What both stages train on."""
+    return write_rows(tmp_path_factory.mktemp("rows"))
 
 
 @pytest.fixture(scope="module")
@@ -104,26 +42,12 @@ def straight(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     return found
 
 
-def stop_after(patch: pytest.MonkeyPatch, stage: str, step: int) -> None:
-    """Stop the next run when this many steps of this stage are done."""
-    advance = fitting.StepProgress.advance
-
-    def stopping(self: Any, loss: float, seconds: float) -> None:
-        advance(self, loss, seconds)
-        if (self._name, self._done) == (stage, step):
-            raise Killed
-
-    patch.setattr(fitting.StepProgress, "advance", stopping)
-
-
 @pytest.mark.parametrize("step", range(1, 6))
 @pytest.mark.parametrize("stage", ["align", "instruct"])
 def test_stopped_after_any_step(
     stage: str, step: int, rows: Path, tmp_path: Path, straight: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        stop_after(patch, stage, step)
-        train(recipe(rows), output=tmp_path)
+    stopped(tmp_path, recipe(rows), stage, step)
     saved = 2 * ((step - 1) // 2)  # the step was done, and the run gone before it could be saved
     assert (tmp_path / stage / "resume").exists() == (saved > 0)
     result = train(recipe(rows), output=tmp_path)
@@ -135,7 +59,8 @@ def test_stopped_after_any_step(
         assert [json.loads(line)["step"] for line in cut.read_text().splitlines()[1:]] == list(range(step - 1))
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.slow
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(stops=st.lists(st.tuples(st.sampled_from(["align", "instruct"]), st.integers(1, 5)), min_size=2, max_size=5))
 def test_stopped_again_and_again(
     stops: list[tuple[str, int]], rows: Path, tmp_path_factory: pytest.TempPathFactory, straight: dict[str, Any]
@@ -144,10 +69,8 @@ def test_stopped_again_and_again(
     for stage, step in stops:
         with pytest.MonkeyPatch.context() as patch:
             stop_after(patch, stage, step)
-            try:
+            with contextlib.suppress(Killed):
                 train(recipe(rows), output=output)
-            except Killed:
-                pass
     train(recipe(rows), output=output)
     assert_same(outcome(output), straight)
 
@@ -224,9 +147,36 @@ def test_killed_at_any_moment_of_the_run(
         monkeypatch.setattr(durable, "_exchange", lambda one, other: False)
     moments = killed_at(0, lambda: train(recipe(rows), output=tmp_path / "counted"))
     assert moments > 100
-    for event in range(1 if exchanged else 4, moments, 7):
+    for event in range(1 if exchanged else 6, moments, 11):
         output = tmp_path / str(event)
         killed_at(event, lambda: train(recipe(rows), output=output))  # noqa: B023 - called at once
         train(recipe(rows), output=output)
         assert_same(outcome(output), straight)
         shutil.rmtree(output)
+
+
+# ---- what a run leaves -----------------------------------------------------------------------------------------------------
+
+
+def test_stages_begin_where_the_last_ended(rows: Path, tmp_path: Path) -> None:
+    result = train(recipe(rows), output=tmp_path)
+    one, two = (verify(tmp_path / stage / "checkpoint") for stage in ("align", "instruct"))
+    assert one.extra["parent"] is None
+    assert two.extra["parent"] == one.sha256
+    assert [stage.name for stage in result.stages] == ["align", "instruct"]
+    assert result.checkpoint == tmp_path / "instruct" / "checkpoint"
+    logs = [read_log(tmp_path / stage) for stage in ("align", "instruct")]
+    assert [log.name for log in logs] == ["align", "instruct"]
+    for log, stage in zip(logs, result.stages, strict=True):
+        assert [loss for _, loss in log.losses] == list(stage.losses)
+        assert [record["loss"] for record in log.steps] == list(stage.losses)
+        assert log.steps[-1]["tokens_seen"] == stage.tokens == sum(record["tokens"] for record in log.steps)
+        assert log.steps[-1]["images_seen"] == stage.images == 20
+        assert log.audit is not None
+        assert [row["part"] for row in log.audit["rows"]] == ["vision", "connector", "language"]
+    assert logs[1].stage["parent"] == one.sha256
+    # Of the language model only the last block trained, from where the first stage had left it: not at all.
+    before, after = vlmzoo.load(tmp_path / "align" / "checkpoint"), result.model
+    moved = {name for name, p in after.language.named_parameters() if not torch.equal(p, before.language.get_parameter(name))}
+    assert moved
+    assert all(".h.1." in name or "ln_f" in name for name in moved)

@@ -1,10 +1,15 @@
 """The loss over the optimizer steps as a picture: every step as a point, a smoothed line over them."""
 
+import os
 from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from vlmzoo.training.history import History, read_log
+from vlmzoo_registry import ResourceError
 
 PLOT = "loss.svg"
 
@@ -14,9 +19,14 @@ _MUTED, _GRID = "#57606a", "#d8dee4"
 
 
 def write_loss_plot(folder: Path) -> None:
-    """Draw the log of a stage into its folder, as `loss.svg`."""
+    """Draw the log of a stage into its folder, as `loss.svg`. Raises `ResourceError` where that cannot be written."""
     history = read_log(folder)
-    (folder / PLOT).write_text(loss_plot({history.name: history}), encoding="utf-8")
+    staged = folder / f".{PLOT}.partial"
+    try:
+        staged.write_text(loss_plot({history.name: history}), encoding="utf-8")
+        os.replace(staged, folder / PLOT)
+    except OSError as error:
+        raise ResourceError(f"`{folder / PLOT}` could not be written ({error})") from error
 
 
 def loss_plot(histories: Mapping[str, History]) -> str:
@@ -33,20 +43,23 @@ def loss_plot(histories: Mapping[str, History]) -> str:
 
     with rc_context({"svg.hashsalt": "vlmzoo", "font.size": 10, "font.family": "DejaVu Sans"}):
         figure = Figure(figsize=(7.2, 3.9), facecolor="white")
-        axes = figure.add_axes((0.09, 0.14, 0.89, 0.82))
-        drawn: list[float] = []
+        axes = figure.add_axes((0.085, 0.14, 0.88, 0.82))
+        points: list[float] = []
+        lines: list[float] = []
         for number, (label, history) in enumerate(histories.items()):
             colour = COLOURS[number % len(COLOURS)]
             steps, losses = zip(*history.losses, strict=True) if history.losses else ((), ())
             shown = [step + 1 for step in steps]
             dots = max(1.0, min(14.0, 2000 / max(1, len(shown))))
             axes.scatter(shown, losses, s=dots, color=colour, alpha=0.28, linewidths=0, rasterized=len(shown) > 2000)
-            axes.plot(shown, smoothed(losses), color=colour, linewidth=2, label=label, solid_capstyle="round")
-            drawn += losses
+            line = smoothed(losses)
+            axes.plot(shown, line, color=colour, linewidth=2, label=label, solid_capstyle="round")
+            points += losses
+            lines += line
         axes.set_xlabel("optimizer step", color=_MUTED)
         axes.set_ylabel("loss (nats per supervised token)", color=_MUTED)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_ylim(0, _top(drawn))
+        axes.set_ylim(0, _top(points, lines))
         axes.margins(x=0.01)
         axes.grid(axis="y", color=_GRID, linewidth=0.8)
         axes.set_axisbelow(True)
@@ -57,28 +70,38 @@ def loss_plot(histories: Mapping[str, History]) -> str:
         if len(histories) > 1:
             axes.legend(frameon=False, labelcolor=_MUTED)
         image = StringIO()
-        FigureCanvasSVG(figure).print_svg(image, metadata={"Date": None, "Creator": None})
+        FigureCanvasSVG(figure).print_svg(image, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     text = image.getvalue()
     return text[text.index("<svg") :]  # without the declaration and the document type, which do not belong into a page
 
 
 def smoothed(losses: Sequence[float]) -> list[float]:
-    """A running mean that weighs older losses less and less; it reaches back about a twentieth of the curve.
+    """The losses without their noise: at each step the value of a straight line fitted to the losses around it.
 
-    Each mean is over what has been seen so far, so that the line begins in the points and not at 0.
+    Around it is a tenth of the curve, less at both ends. A line, and not a mean: that would lag behind where the loss falls.
     """
-    keep = 1 - 1 / max(1.0, len(losses) / 20)
-    total = weight = 0.0
-    line = []
-    for loss in losses:
-        total, weight = keep * total + loss, keep * weight + 1
-        line.append(total / weight)
+    count = len(losses)
+    half = count // 20
+    steps = np.arange(count, dtype=float)
+    values = np.asarray(losses, dtype=float)
+    first, last = np.maximum(0, np.arange(count) - half), np.minimum(count, np.arange(count) + half + 1)
+
+    def within(terms: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The sum of these terms over the neighbourhood of each step."""
+        sums = np.concatenate([[0.0], np.cumsum(terms)])
+        return sums[last] - sums[first]
+
+    number = np.maximum(1, last - first)
+    middle, level = within(steps) / number, within(values) / number
+    spread = within(steps**2) / number - middle**2
+    slope = (within(steps * values) / number - middle * level) / np.where(spread > 0, spread, 1.0)
+    line: list[float] = (level + slope * (steps - middle)).tolist()
     return line
 
 
-def _top(losses: Sequence[float]) -> float:
-    """Where the axis ends: above all but the highest hundredth, so that the first steps do not flatten the others."""
+def _top(losses: Sequence[float], lines: Sequence[float]) -> float:
+    """Where the axis ends: above the lines and all but the highest hundredth of the points, which would flatten the others."""
     if not losses:
         return 1.0
     ordered = sorted(losses)
-    return 1.08 * ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))] or 1.0
+    return 1.05 * max(ordered[int(0.99 * (len(ordered) - 1))], *lines) or 1.0

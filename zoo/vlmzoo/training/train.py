@@ -18,6 +18,7 @@ from vlmzoo.manifest import read_manifest
 from vlmzoo.model.vlm import VLM
 from vlmzoo.training.fit import NotFiniteError, Origin, StageResult, fit
 from vlmzoo.training.history import read_log
+from vlmzoo.training.plot import PLOT, write_loss_plot
 from vlmzoo.training.processes import join_processes
 from vlmzoo.training.run_folder import CHECKPOINT, RESUME, claim, recipe_digest
 from vlmzoo.training.samples import make_collator, stage_samples
@@ -97,7 +98,7 @@ def train(
     finished = 0
     while finished < len(plan.stages) and (root / plan.stages[finished].name / CHECKPOINT).is_dir():
         finished += 1
-    results = [_finished(root / stage.name) for stage in plan.stages[:finished]]
+    results = [_finished(root / stage.name, writes=accelerator.is_main_process) for stage in plan.stages[:finished]]
     for result in results:
         _say(console if accelerator.is_main_process else None, f"Stage `{result.name}` is finished: {result.checkpoint}")
     # Read by every process before the first may write.
@@ -152,15 +153,18 @@ def _check_origin(resume: Path, plan: Recipe, stage: StageConfig, parent: str | 
         raise CheckpointError("it was saved by another run", reasons)
 
 
-def _finished(folder: Path) -> StageResult:
-    """What a stage came to that an earlier call has finished; what that could not tidy up any more is removed."""
-    shutil.rmtree(folder / RESUME, ignore_errors=True)
+def _finished(folder: Path, *, writes: bool) -> StageResult:
+    """What a stage came to that an earlier call has finished; what that was killed before is done now."""
+    if writes:
+        shutil.rmtree(folder / RESUME, ignore_errors=True)
     end = read_log(folder).end
     if end is None:
         raise ResourceError(
             f"`{folder}` holds a finished stage, but not the end of its log: put its `log.jsonl` back, or remove the folder to "
             "train the stage again"
         )
+    if writes and not (folder / PLOT).exists():
+        write_loss_plot(folder)
     losses = tuple(end["losses"])
     return StageResult(folder.name, folder / CHECKPOINT, losses, end["tokens"], end["images"], end["seconds"])
 
