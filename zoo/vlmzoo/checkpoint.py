@@ -1,6 +1,7 @@
 """Checkpoints: one safetensors file per part, a standard index, and a manifest with digests that is written last.
 
-Loading is strict: a missing, surplus, misshapen or damaged tensor is an error that names it. No pickle is written or read.
+Adapters lie beside them, in peft's own format. Loading is strict: a missing, surplus, misshapen or damaged tensor is an
+error that names it. No pickle is written or read.
 """
 
 import json
@@ -14,9 +15,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
+from vlmzoo.adapters import adapted_names, adapter_parameters, peft_names, read_adapter
 from vlmzoo.assemble import assemble, finish, make_processor
 from vlmzoo.config import ModelConfig, load_model
 from vlmzoo.durable import replaced_folder
@@ -26,6 +28,7 @@ from vlmzoo.model.tensors import layout, own_tensors
 from vlmzoo.model.vlm import PARTS, VLM
 from vlmzoo_registry import Catalogue, CheckpointError, PluginError, ResourceError, VlmzooError, default_catalogue
 
+ADAPTERS, ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapters", "adapter_model.safetensors", "adapter_config.json"
 SHARD_BYTES = 5 * 10**9
 
 # What transformers notes of where a tokenizer was read from: the same tokenizer shall have the same bytes.
@@ -124,6 +127,9 @@ def load(folder: str | os.PathLike[str], *, catalogue: Catalogue | None = None) 
     image_token_id: int = content["image_token_id"]
     vlm = finish(model_config, parts, image_token_id)
     generation_config = GenerationConfig.from_pretrained(path)
+    for part in PARTS:
+        if f"{ADAPTERS}/{part}/{ADAPTER_CONFIG}" in manifest.files:
+            vlm.adapters[part] = read_adapter(vlm.parts[part], path / ADAPTERS / part)
     _fill(vlm, path, manifest, PARTS)
     token = tokenizer.convert_ids_to_tokens(image_token_id)
     vlm.processor = make_processor(vlm, model_config, tokenizer, token)
@@ -149,6 +155,13 @@ def load_part(vlm: VLM, part: str, folder: str | os.PathLike[str]) -> None:
     ]
     if reasons:
         raise CheckpointError(f"`{path}`: its {part} was made for other parts", reasons)
+    there = path / ADAPTERS / part / ADAPTER_CONFIG
+    here = vlm.adapters[part].dump() if part in vlm.adapters else None
+    if (read_json(there) if there.exists() else None) != here:
+        raise CheckpointError(
+            f"`{path}`: its {part} has {'adapters' if there.exists() else 'no adapters'}, and the model's has "
+            f"{'none' if here is None else 'some' if not there.exists() else 'others'}: load the whole checkpoint instead"
+        )
     _fill(vlm, path, manifest, (part,))
 
 
@@ -171,12 +184,14 @@ def _check_target(target: Path) -> None:
         return
     if not target.is_dir():
         raise CheckpointError(f"`{target}` is a file: name a folder")
-    names = {file.name for file in target.iterdir()}
+    names = {entry.relative_to(target).as_posix() for entry in target.rglob("*")}
     if not names:
         return
     if MANIFEST not in names:
         raise CheckpointError(f"`{target}` holds files but no {MANIFEST}: no checkpoint, so it is not replaced; choose another")
-    foreign = sorted(names - read_manifest(target).files.keys() - {MANIFEST})
+    recorded = read_manifest(target).files.keys()
+    folders = {around.as_posix() for name in recorded for around in Path(name).parents}
+    foreign = sorted(names - recorded - folders - {MANIFEST})
     if foreign:
         shown = ", ".join(foreign[:5]) + (f" and {len(foreign) - 5} more" if len(foreign) > 5 else "")
         raise CheckpointError(
@@ -186,7 +201,7 @@ def _check_target(target: Path) -> None:
 
 def _check_reloadable(vlm: VLM) -> None:
     """Refuse to write what `load` would refuse: it rebuilds the parts from the config, and that has not changed since."""
-    reasons = []
+    reasons = [reason for part in PARTS for reason in _foreign_adapters(vlm, part)]
     for part in PARTS:
         module, now, built = vlm.parts[part], layout(vlm.parts[part]), vlm.built[part]
         named = {name for name, _ in module.named_parameters(remove_duplicate=False)}
@@ -205,6 +220,24 @@ def _check_reloadable(vlm: VLM) -> None:
             "saving, or build it so (`dtype`)",
             _first(reasons),
         )
+
+
+def _foreign_adapters(vlm: VLM, part: str) -> list[str]:
+    """Reasons against adapters that would not be saved, or not be put back: those that something else has put on the part."""
+    module = vlm.parts[part]
+    known = {id(tensor) for tensor in (*own_tensors(module).values(), *adapter_parameters(module).values())}
+    reasons = [
+        f"{part}.{name}: of an adapter that vlmzoo has not put there, and does not save"
+        for name, parameter in module.named_parameters()
+        if id(parameter) not in known
+    ]
+    recorded = vlm.adapters[part].layers if part in vlm.adapters else frozenset()
+    return reasons + [
+        f"{part}.{name}: adapted, and vlmzoo has not done that"
+        if name not in recorded
+        else f"{part}.{name}: its adapter is gone"
+        for name in recorded ^ adapted_names(module)
+    ]
 
 
 def _write(
@@ -235,6 +268,12 @@ def _write(
             )
             weight_map.update(dict.fromkeys(shard, file))
             total += sum(_bytes(tensor) for tensor in shard.values())
+    for part, adapter in vlm.adapters.items():
+        target = staging / ADAPTERS / part
+        target.mkdir(parents=True)
+        adapters = {name: tensor.detach().contiguous().cpu() for name, tensor in peft_names(vlm.parts[part]).items()}
+        save_file(adapters, target / ADAPTER_WEIGHTS, {"format": "pt"})
+        write_json(target / ADAPTER_CONFIG, adapter.dump())
     write_json(staging / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
     described = {**vlm.config.to_diff_dict(), "architectures": [type(vlm).__name__], "format": FORMAT}
     write_json(staging / "config.json", described)
@@ -248,8 +287,9 @@ def _write(
     write_manifest(staging, vlm.components, extra, linked)
     # safetensors makes its files readable by their writer alone; the others are as the umask says.
     mode = (staging / MANIFEST).stat().st_mode
-    for written in staging.iterdir():
-        written.chmod(mode)
+    for written in staging.rglob("*"):
+        if written.is_file():
+            written.chmod(mode)
     return linked
 
 
@@ -329,6 +369,9 @@ def _fill(vlm: VLM, path: Path, manifest: Manifest, parts: Collection[str]) -> N
     # What is in the manifest has been verified: a plain file of this folder.
     reasons += [f"{name}: {file!r} is not in the manifest" for name, file in recorded.items() if file not in manifest.files]
     loaded: dict[str, Tensor] = {}
+    for part in parts:
+        if part in vlm.adapters:
+            reasons += _match_adapters(vlm.parts[part], part, path / ADAPTERS / part / ADAPTER_WEIGHTS, wanted, loaded)
     if not reasons:
         for file in sorted(set(recorded.values())):
             loaded |= _read_tensors(path / file, {name for name, where in weight_map.items() if where == file})
@@ -345,6 +388,19 @@ def _fill(vlm: VLM, path: Path, manifest: Manifest, parts: Collection[str]) -> N
     with torch.no_grad():
         for name, tensor in wanted.items():
             tensor.copy_(loaded[name])
+
+
+def _match_adapters(
+    module: nn.Module, part: str, file: Path, wanted: dict[str, Tensor], loaded: dict[str, Tensor]
+) -> list[str]:
+    """Add a part's adapters to what is wanted and what is loaded; the reasons where these are not the same."""
+    here = {f"{part}.{name}": parameter for name, parameter in peft_names(module).items()}
+    with safe_open(file, framework="pt") as source:
+        there = {f"{part}.{name}": source.get_tensor(name) for name in source.keys()}  # noqa: SIM118 - no dict
+    wanted |= here
+    loaded |= there
+    reasons = [f"{name}: the model's adapters have it, the checkpoint's do not" for name in here.keys() - there.keys()]
+    return reasons + [f"{name}: the checkpoint's adapters have it, the model's do not" for name in there.keys() - here.keys()]
 
 
 def _read_tensors(file: Path, names: set[str]) -> dict[str, Tensor]:
@@ -364,6 +420,7 @@ def _read_tensors(file: Path, names: set[str]) -> dict[str, Tensor]:
 def _space(vlm: VLM, target: Path) -> tuple[int, int]:
     """How many bytes the tensors of a checkpoint take, and how many are free."""
     needed = sum(_bytes(tensor) for part in PARTS for tensor in own_tensors(vlm.parts[part]).values())
+    needed += sum(_bytes(tensor) for part in vlm.adapters for tensor in adapter_parameters(vlm.parts[part]).values())
     folder = next(folder for folder in (target, *target.parents) if folder.is_dir())
     return needed, shutil.disk_usage(folder).free
 

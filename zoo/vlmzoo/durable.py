@@ -64,9 +64,12 @@ def _aside(target: Path) -> Path:
 
 
 def _flush(folder: Path) -> None:
-    """Every file, then the folder that names them."""
-    for file in sorted(folder.iterdir()):
-        _flush_entry(file)
+    """Every file and folder inside, then the folder that names them."""
+    for entry in sorted(folder.iterdir()):
+        if entry.is_dir():
+            _flush(entry)
+        else:
+            _flush_entry(entry)
     _flush_entry(folder)
 
 

@@ -73,10 +73,9 @@ def write_manifest(
         "components": {part: [record.model_dump() for record in records] for part, records in components.items()},
         "extra": dict(extra),
         "files": {
-            file.name: linked[file.name].model_dump()
-            if file.name in linked
-            else {"sha256": file_sha256(file), "size": file.stat().st_size}
-            for file in folder.iterdir()
+            name: linked[name].model_dump() if name in linked else {"sha256": file_sha256(file), "size": file.stat().st_size}
+            for name, file in ((file.relative_to(folder).as_posix(), file) for file in folder.rglob("*"))
+            if file.is_file()
         },
     }
     content["sha256"] = hashlib.sha256(_text(content)).hexdigest()
@@ -118,7 +117,7 @@ def verify(folder: Path, linked: Collection[str] = ()) -> Manifest:
     reasons = [f"{name}: not recorded" for name in REQUIRED if name not in manifest.files]
     for name, record in sorted(manifest.files.items()):
         file = folder / name
-        if Path(name).name != name or "\0" in name or file.is_symlink():
+        if not _is_plain(folder, name):
             reasons.append(f"{name!r}: not a plain file of the folder")
         elif not file.is_file():
             reasons.append(f"{name}: missing")
@@ -126,11 +125,19 @@ def verify(folder: Path, linked: Collection[str] = ()) -> Manifest:
             reasons.append(f"{name}: {file.stat().st_size} bytes, recorded {record.size} (cut off, or another file)")
         elif name not in linked and file_sha256(file) != record.sha256:
             reasons.append(f"{name}: its SHA-256 differs from the recorded one (damaged, or another file)")
-    surplus = {file.name for file in folder.glob("*.safetensors")} - manifest.files.keys()
+    surplus = {file.relative_to(folder).as_posix() for file in folder.rglob("*.safetensors")} - manifest.files.keys()
     reasons += [f"{name}: holds weights, but is not recorded (left over from another checkpoint)" for name in sorted(surplus)]
     if reasons:
         raise CheckpointError(f"`{folder}` is damaged; restore it from a copy or take an earlier checkpoint", reasons)
     return manifest
+
+
+def _is_plain(folder: Path, name: str) -> bool:
+    """Whether a name leads to a file of the folder, or of a folder in it, by no other way: no `..`, no link."""
+    steps = name.split("/")
+    if "\0" in name or "\\" in name or any(step in ("", ".", "..") for step in steps):
+        return False
+    return not any((folder / "/".join(steps[:length])).is_symlink() for length in range(1, len(steps) + 1))
 
 
 def file_sha256(file: Path) -> str:

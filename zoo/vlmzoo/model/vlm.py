@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import Cache, GenerationMixin, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from vlmzoo.adapters import Adapter
 from vlmzoo.loss import masked_nll
 from vlmzoo.manifest import ComponentRecord
 from vlmzoo.model.configuration import VLMConfig
@@ -80,6 +81,8 @@ class VLM(PreTrainedModel, GenerationMixin):
         # Set by the assembler: what a checkpoint records of the parts, and what their tensors were when they were built.
         self.components: dict[str, tuple[ComponentRecord, ...]] = {}
         self.built: dict[str, dict[str, tuple[tuple[int, ...], torch.dtype]]] = {}
+        # The parts that have adapters now: what training or a checkpoint has put on them.
+        self.adapters: dict[str, Adapter] = {}
         shapes = [vision.output_shape]
         for part in self.sequence_connectors:
             shapes.append(part.output_shape(shapes[-1]))

@@ -3,11 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from peft import LoraConfig
 from torch import nn
 
-from vlmzoo.config import TrainBias, TrainFull, TrainLast, TrainNorms, TrainPart
+from vlmzoo.adapters import Adapter, adapter_parameters, add_adapters, ends_with, linear_layers, merge_adapters
+from vlmzoo.config import TrainBias, TrainFull, TrainLast, TrainLora, TrainNorms, TrainPart
 from vlmzoo.model.vlm import PARTS, VLM
 from vlmzoo_registry import AssemblyError, Connector, LanguageModel, LayersConnector, VisionEncoder
+from vlmzoo_registry.suggest import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class PartState:
 
 @dataclass(frozen=True)
 class Selection:
-    """The parameters of a part that train in a mode, by name, and the same in words."""
+    """The parameters of a part that train, by name, and the same in words."""
 
     parameters: dict[str, nn.Parameter]
     how: str
@@ -39,19 +42,31 @@ def set_trainable(vlm: VLM, train: Mapping[str, TrainPart]) -> tuple[PartState, 
 
     Raises `AssemblyError` with every part that is to train and has nothing that could, or not what its mode asks for.
     """
-    states, reasons = [], []
-    for name in PARTS:
-        module, settings = vlm.parts[name], train.get(name)
-        chosen = Selection({}, "frozen")
-        if settings is not None:
-            try:
-                chosen = select(name, module, settings)
-            except AssemblyError as error:
-                reasons += [f"`train.{name}`: {reason}" for reason in error.reasons or (error.message,)]
-        frozen = {key: value for key, value in module.named_parameters() if key not in chosen.parameters}
-        states.append(PartState(name, settings, chosen.parameters, frozen, chosen.how))
+    reasons = []
+    for name, settings in train.items():
+        try:
+            check(name, vlm.parts[name], settings, vlm.adapters.get(name))
+        except AssemblyError as error:
+            reasons += [f"`train.{name}`: {reason}" for reason in error.reasons or (error.message,)]
     if reasons:
         raise AssemblyError("the stage cannot train what it names", reasons)
+    states = []
+    for name in PARTS:
+        module, part_settings, adapter = vlm.parts[name], train.get(name), vlm.adapters.get(name)
+        if part_settings is None:
+            chosen = Selection({}, "frozen" if adapter is None else f"frozen, with {adapter.describe()}")
+        elif isinstance(part_settings, TrainLora):
+            vlm.adapters[name] = adapter or put_adapters(name, module, part_settings)
+            chosen = Selection(dict(adapter_parameters(module)), vlm.adapters[name].describe())
+        else:
+            if adapter is not None:
+                merge_adapters(module)
+                del vlm.adapters[name]
+            chosen = select(name, module, part_settings)
+            if adapter is not None:
+                chosen = Selection(chosen.parameters, f"{chosen.how}, adapters merged")
+        frozen = {key: value for key, value in module.named_parameters() if key not in chosen.parameters}
+        states.append(PartState(name, part_settings, chosen.parameters, frozen, chosen.how))
     for state in states:
         for parameter in state.frozen.values():
             parameter.requires_grad_(False)
@@ -61,16 +76,67 @@ def set_trainable(vlm: VLM, train: Mapping[str, TrainPart]) -> tuple[PartState, 
     return tuple(states)
 
 
+def check(part: str, module: nn.Module, settings: TrainPart, adapter: Adapter | None) -> None:
+    """Raise `AssemblyError` where a part cannot train in this mode, or has other adapters than it asks for; changes nothing."""
+    if not isinstance(settings, TrainLora):
+        select(part, module, settings)
+        return
+    layers = adapted_layers(part, module, settings)
+    asked = (settings.rank, settings.alpha, settings.dropout)
+    if adapter is not None:
+        config = adapter.config
+        there = (config.r, config.lora_alpha, config.lora_dropout)
+        if there != asked or adapter.layers != set(layers):
+            raise AssemblyError(
+                "the part has adapters from an earlier stage, of rank {:g}, alpha {:g}, dropout {:g}".format(*there)
+                + f" on {len(adapter.layers)} layers, and this one asks for "
+                + "rank {:g}, alpha {:g}, dropout {:g}".format(*asked)
+                + f" on {len(layers)}: give the same settings, and it goes on with them (any other mode merges them)"
+            )
+
+
+def put_adapters(part: str, module: nn.Module, settings: TrainLora) -> Adapter:
+    """Put the adapters that a stage asks for on a part. Raises `AssemblyError` as `adapted_layers` does."""
+    layers = adapted_layers(part, module, settings)
+    config = LoraConfig(
+        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=layers, bias="none"
+    )
+    return add_adapters(module, config, layers)
+
+
+def adapted_layers(part: str, module: nn.Module, settings: TrainLora) -> list[str]:
+    """The names of the layers that get an adapter: linear ones of the part's blocks, never embeddings or the head.
+
+    Of a connector that is all of it. Raises `AssemblyError` where there are none, or none that a target names.
+    """
+    usable = _usable(module)
+    inside = [module] if part == "connector" else blocks_of(part, module, usable)
+    layers = [name for name in linear_layers(module, inside) if f"{name}.weight" not in _unused(module)]
+    if not layers:
+        raise AssemblyError("there is no linear layer in it for an adapter (convolutions get none); use another mode")
+    if settings.targets is None:
+        return layers
+    ends = sorted({name.rpartition(".")[2] for name in layers})
+    reasons = [
+        f"`targets` names `{target}`, and no linear layer of its blocks ends so{did_you_mean(target, ends)} (they "
+        f"end in: {', '.join(ends)})"
+        for target in settings.targets
+        if not any(ends_with(name, target) for name in layers)
+    ]
+    if reasons:
+        raise AssemblyError("adapters have no layer to be on", reasons)
+    return [name for name in layers if any(ends_with(name, target) for target in settings.targets)]
+
+
 def select(part: str, module: nn.Module, settings: TrainPart) -> Selection:
-    """What of a part trains; nothing is changed.
+    """What of a part trains in a mode other than `lora`; nothing is changed.
 
     Parameters that no output depends on (an encoder's pooler, its blocks past the last tapped one), or that have no elements
     (DINOv3's registers where there are none), train in no mode.
 
     Raises `AssemblyError` where that is nothing, or not what the mode asks for.
     """
-    unused = module.unused_parameters if isinstance(module, VisionEncoder) else frozenset()
-    usable = {name: parameter for name, parameter in module.named_parameters() if name not in unused and parameter.numel()}
+    usable = _usable(module)
     match settings:
         case TrainFull():
             chosen, how, lacking = usable, "full", "parameters that train"
@@ -88,6 +154,16 @@ def select(part: str, module: nn.Module, settings: TrainPart) -> Selection:
     if not chosen:
         raise AssemblyError(f"the part has no {lacking}; leave it out")
     return Selection(chosen, how)
+
+
+def _unused(module: nn.Module) -> frozenset[str]:
+    return module.unused_parameters if isinstance(module, VisionEncoder) else frozenset()
+
+
+def _usable(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that could train."""
+    unused = _unused(module)
+    return {name: parameter for name, parameter in module.named_parameters() if name not in unused and parameter.numel()}
 
 
 def blocks_of(part: str, module: nn.Module, usable: Mapping[str, nn.Parameter]) -> list[nn.Module]:
