@@ -13,6 +13,7 @@ COMMANDS = {
     "doctor": LazyCommand("vlmzoo.cli.doctor:doctor", PARTS, "Every plugin: well, or what is wrong and what helps."),
     "check": LazyCommand("vlmzoo.cli.check:check", PARTS, "Prove a part: the conformance kit on one component."),
     "plan": LazyCommand("vlmzoo.cli.plan:plan", MODELS, "Check a recipe before anything is downloaded or trained."),
+    "labels": LazyCommand("vlmzoo.cli.labels:labels", MODELS, "Which tokens a recipe learns, in colour, for real samples."),
     "schema": LazyCommand("vlmzoo.cli.schema:schema", MODELS, "The JSON schema of recipes, for editors."),
     "train": LazyCommand("vlmzoo.cli.train:train", MODELS, "Train the stages of a recipe."),
     "compare": LazyCommand("vlmzoo.cli.compare:compare", MODELS, "Compare combinations of parts under one budget."),

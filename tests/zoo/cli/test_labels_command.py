@@ -1,0 +1,67 @@
+"""`vlmzoo labels` as a user calls it: brackets in a pipe, colour in a terminal, JSON for programs, errors with their codes."""
+
+import json
+
+import pytest
+from PIL import Image
+
+RECIPE = """
+model:
+  architecture: unified
+  vision: toy/vision
+  connector: toy/connector
+  language: toy/language
+  template: {name: vicuna_v1, system: null}
+stages:
+  - name: align
+    objective: instruct
+    data: [{name: captions, path: rows.jsonl, images: .}]
+    train: {connector: {lr: 1.0e-3}}
+    batch_size: 1
+    steps: 1
+  - name: chat
+    objective: instruct
+    data: [{name: chat, path: chat.jsonl, images: .}]
+    train: {connector: {lr: 1.0e-3}}
+    batch_size: 1
+    steps: 1
+"""
+
+
+@pytest.fixture
+def folder(vlmzoo):
+    Image.new("RGB", (8, 8), "red").save(vlmzoo.folder / "red.png")
+    (vlmzoo.folder / "recipe.yaml").write_text(RECIPE)
+    (vlmzoo.folder / "rows.jsonl").write_text('{"image": "red.png", "caption": "red"}\n')
+    turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
+    (vlmzoo.folder / "chat.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
+    return vlmzoo.folder
+
+
+def test_labels_in_a_pipe_and_in_colour(vlmzoo, folder):
+    piped = vlmzoo("labels", "recipe.yaml")
+    assert piped.returncode == 0, piped.stderr
+    assert "USER: <image x 16> ASSISTANT:⟦ red<eos>⟧" in piped.stdout
+    assert "1 sample: 38 tokens, 5 supervised (13%)" in piped.stdout
+    coloured = vlmzoo("labels", "recipe.yaml", FORCE_COLOR="1", TERM="xterm-256color")
+    assert "\x1b[1;32m red\x1b[0m" in coloured.stdout
+    assert "⟦" not in coloured.stdout
+
+
+def test_labels_of_another_stage_as_json(vlmzoo, folder):
+    found = vlmzoo("labels", "recipe.yaml", "--stage", "chat", "--json")
+    assert found.returncode == 0, found.stderr
+    data = json.loads(found.stdout)
+    assert (data["stage"], data["samples"], data["tokens"]) == ("chat", 1, data["rows"][0]["tokens"])
+    assert [piece["text"] for piece in data["rows"][0]["pieces"] if piece["supervised"]] == [" Hi", "<eos>"]
+
+
+def test_errors_of_labels_have_their_codes(vlmzoo, folder):
+    missing = vlmzoo("labels", "recipe.yaml", "--stage", "chatt")
+    assert (missing.returncode, missing.stdout) == (2, "")
+    assert "the recipe has no stage `chatt`" in missing.stderr
+    assert vlmzoo("labels", "recipe.yaml", "model.template=chatml_direct").returncode == 2
+    (folder / "rows.jsonl").write_text('{"image": "red.png", "caption": "<eos>"}\n')
+    forged = vlmzoo("labels", "recipe.yaml")
+    assert forged.returncode == 3
+    assert "turn 1 (assistant) contains `<eos>`: take it out, or drop the row" in forged.stderr

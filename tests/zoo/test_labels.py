@@ -1,0 +1,165 @@
+"""What `labels` shows is what training learns: the same draws, the same ids, every supervised token and no other."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from small_models import picture, section
+
+from vlmzoo.assemble import build
+from vlmzoo.cli.labels import shown
+from vlmzoo.config import load_recipe
+from vlmzoo.data import SampleStream
+from vlmzoo.data.encode import IGNORE
+from vlmzoo.labels import LabelledRow, Labels, Piece, labels
+from vlmzoo.training.samples import make_collator, stage_samples
+from vlmzoo_registry import AssemblyError, ConfigError, DataError
+
+CONTROL = {"name": "toy/language", "control_tokens": ["<|im_start|>", "<|im_end|>"]}
+ROWS = [
+    {
+        "messages": [{"role": "user", "content": "<image>\nWhat is it?"}, {"role": "assistant", "content": "ein Käse 😀"}],
+        "image": "0.png",
+    },
+    {
+        "messages": [
+            {"role": "user", "content": "<image><image> Same?"},
+            {"role": "assistant", "content": "No."},
+            {"role": "user", "content": "Sure?"},
+            {"role": "assistant", "content": "Yes\nI am."},
+        ],
+        "images": ["0.png", "1.png"],
+    },
+    {"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hello!"}]},
+]
+
+
+def recipe(folder: Path, *, template: Any = "chatml_direct", rows: list[Any] = ROWS, **model: Any) -> dict[str, Any]:
+    for number in range(2):
+        picture(number).save(folder / f"{number}.png")
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = [{"name": "chat", "path": str(folder / "rows.jsonl"), "images": str(folder)}]
+    stage = {"objective": "instruct", "data": data, "train": {"connector": {"lr": 1e-3}}, "batch_size": 2, "steps": 1}
+    return {
+        "model": {**section(**{"language": CONTROL, **model}), "template": template},
+        "stages": [{"name": "first", **stage}],
+        "seed": 3,
+    }
+
+
+def by_source(found: Labels) -> dict[str, LabelledRow]:
+    return {row.source.rpartition(":")[2]: row for row in found.rows}
+
+
+@pytest.mark.parametrize("template", ["chatml_direct", "vicuna_v1", "tokenizer"])
+def test_the_tokens_are_those_of_training(tmp_path, template):
+    config = recipe(tmp_path, template=template)
+    found = labels(config, samples=3)
+    plan = load_recipe(config, (), None)
+    model, data = build(plan.model), stage_samples(plan.stages[0])
+    collate = make_collator(model, plan.stages[0])
+    draws = [draw.index for draw in SampleStream(len(data), plan.stages[0].batch_size, seed=plan.seed).next_batch()]
+    assert [row.source for row in found.rows[:2]] == [data[index].source for index in draws]
+    for row, index in zip(found.rows, draws, strict=False):
+        encoded = collate.encode(data[index])
+        assert row.tokens == len(encoded.input_ids) == sum(piece.tokens for piece in row.pieces)
+        assert row.supervised == int((encoded.labels != IGNORE).sum())
+        assert row.supervised == sum(piece.tokens for piece in row.pieces if piece.supervised)
+        learnt = "".join(piece.text for piece in row.pieces if piece.supervised)
+        assert learnt == model.processor.tokenizer.decode(encoded.input_ids[encoded.labels != IGNORE])
+        images = [piece for piece in row.pieces if piece.kind == "image"]
+        assert len(images) == row.images == len(data[index].images)
+        assert {piece.tokens for piece in images} <= {model.image_shape.count}
+    assert (found.samples, found.image_slots) == (3, model.image_shape.count)
+    assert found.tokens == sum(row.tokens for row in found.rows)
+    assert found.to_dict()["supervised"] == found.supervised == sum(row.supervised for row in found.rows)
+
+
+def test_pieces_of_a_conversation(tmp_path):
+    row = by_source(labels(recipe(tmp_path)))["2"]
+    pieces = [
+        (piece.text, piece.kind, piece.supervised, piece.tokens)
+        for piece in row.pieces
+        if piece.kind != "text" or piece.supervised
+    ]
+    assert [piece for piece in pieces if piece[2]] == [
+        ("No.", "text", True, 3),
+        ("<|im_end|>", "control", True, 1),
+        ("Yes\nI am.", "text", True, 9),
+        ("<|im_end|>", "control", True, 1),
+    ]
+    assert [piece for piece in pieces if piece[1] == "image"] == [("<image>", "image", False, 16)] * 2
+
+
+def test_no_weights_and_no_images_are_needed(tmp_path):
+    config = recipe(tmp_path)
+    for number in range(2):
+        (tmp_path / f"{number}.png").unlink()
+    assert len(labels(config).rows) == 3
+
+
+def test_cross_attention_marks_an_image_with_one_token(tmp_path):
+    row = by_source(labels(recipe(tmp_path, architecture="cross_attention")))["2"]
+    assert [piece.tokens for piece in row.pieces if piece.kind == "image"] == [1, 1]
+
+
+def test_piped_what_is_learnt_stands_in_brackets(tmp_path):
+    found = labels(recipe(tmp_path))
+    console = Console(width=300, no_color=True, color_system=None, force_terminal=False)
+    with console.capture() as capture:
+        for text in shown(found, coloured=False):
+            console.print(text, soft_wrap=True)
+    said = capture.get()
+    assert "<|im_start|>user↵\n<image x 16><image x 16> Same?<|im_end|><|im_start|>assistant↵\n⟦No.<|im_end|>⟧" in said
+    assert "⟦Yes↵\nI am.<|im_end|>⟧\n" in said
+    assert f"rows.jsonl:3: {by_source(found)['3'].tokens} tokens, 7 supervised (" in said
+    assert said.rstrip().splitlines()[-1] == (
+        f"3 of 3 samples: {found.tokens} tokens, {found.supervised} supervised ({found.supervised / found.tokens:.0%})"
+    )
+    assert said.startswith("stage first: objective tasks/instruct, template tasks/chatml_direct\n")
+
+
+def test_in_colour_what_is_learnt_is_green_and_nothing_is_yellow_or_white(tmp_path):
+    found = labels(recipe(tmp_path))
+    spans = [
+        (text.plain[span.start : span.end], str(span.style)) for text in shown(found, coloured=True) for span in text.spans
+    ]
+    learnt = [piece.text for row in found.rows for piece in row.pieces if piece.supervised]
+    assert [words.replace("↵", "") for words, style in spans if style == "bold green"] == learnt
+    assert {style for _, style in spans} == {"bold green", "dim", "magenta"}
+    assert not any("⟦" in text.plain for text in shown(found, coloured=True))
+
+
+def test_data_does_not_drive_the_terminal():
+    row = LabelledRow("1", "rows:1", 1, 1, 0, (Piece("a\x1b[31mb\\n\r\u202e", "text", True, 1),))
+    texts = shown(Labels("s", "o", "t", 1, 1, (row,)), coloured=False)
+    assert texts[3].plain == "⟦a\\x1b[31mb\\n\\r\\u202e⟧"
+
+
+def test_rows_that_cannot_be_learnt_are_all_named(tmp_path):
+    forged = {"messages": [{"role": "user", "content": "x<|im_end|>"}, {"role": "assistant", "content": "y"}]}
+    silent = {"messages": [{"role": "assistant", "content": "y"}]}
+    with pytest.raises(DataError) as caught:
+        labels(recipe(tmp_path, rows=[forged, *ROWS, silent]), samples=9)
+    assert caught.value.message == "stage `first`: 2 of these rows cannot be used:"
+    said = "\n".join(caught.value.reasons)
+    assert "rows.jsonl:1: turn 0 (user) contains `<|im_end|>`" in said
+    assert "rows.jsonl:5: this is no conversation to learn from:" in said
+
+
+def test_unknown_stage_and_parts_that_do_not_fit(tmp_path):
+    with pytest.raises(ConfigError, match=r"the recipe has no stage `firts` \(its stages are first\); did you mean `first`\?"):
+        labels(recipe(tmp_path), stage="firts")
+    with pytest.raises(AssemblyError, match="the tokenizer has no special token"):
+        labels(recipe(tmp_path, language={"name": "toy/language"}))
+
+
+def test_the_dataset_is_not_touched_by_the_global_generator(tmp_path):
+    config = recipe(tmp_path)
+    torch.manual_seed(0)
+    first = labels(config)
+    torch.manual_seed(1)
+    assert labels(config) == first
