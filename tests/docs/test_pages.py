@@ -17,8 +17,11 @@ from vlmzoo.cli import main
 from vlmzoo.cli.commands import COMMANDS
 
 OTHER_PROGRAMS = ("make", "pip", "python", "accelerate", "torchrun", "git", "mkdocs")
-NOT_RUN = {"how-to/resume.md": 1, "index.md": 1, "quickstart.md": 3}
+NOT_RUN = {"how-to/resume.md": 1, "index.md": 1, "tutorials/first-combination.md": 2, "quickstart.md": 3}
 """How many blocks of each page are not run: only what cannot be run here."""
+
+SLOW = ("how-to/compare.md", "tutorials/first-combination.md")
+"""Pages that take more than a few seconds."""
 
 GLOBAL_OPTIONS = {"--plugin": 2, "--debug": 1}
 """What may stand before a command, and how many words it takes."""
@@ -58,7 +61,15 @@ def is_inside(module: object, folder: Path) -> bool:
     return place is not None and Path(place).is_relative_to(folder)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT / "docs").as_posix())
+def name_of(page: Path) -> str:
+    """A page as the navigation names it."""
+    return page.relative_to(ROOT / "docs").as_posix()
+
+
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, id=name_of(page), marks=pytest.mark.slow if name_of(page) in SLOW else ()) for page in PAGES],
+)
 def test_the_page_runs(page: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "__page__"}
@@ -122,7 +133,7 @@ def test_every_block_is_of_a_known_kind() -> None:
 def test_what_is_not_run_has_a_reason_and_is_counted() -> None:
     left_out = [block for page in PAGES for block in blocks(page) if block.reason is not None]
     assert all(len(block.reason or "") > 10 for block in left_out)
-    assert Counter(block.page.relative_to(ROOT / "docs").as_posix() for block in left_out) == NOT_RUN
+    assert Counter(name_of(block.page) for block in left_out) == NOT_RUN
     run = [
         block for page in PAGES for block in blocks(page) if block.reason is None and block.language in ("python", "console")
     ]
