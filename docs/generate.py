@@ -119,7 +119,7 @@ def section(name: str, schema: Schema) -> str:
         for key, field in schema["properties"].items()
     )
     about = schema.get("description", "")
-    return f"\n## {name}\n\n{about}\n\n| key | type | default | |\n| --- | --- | --- | --- |\n{rows}"
+    return f"\n## {name}\n\n{about}\n\n| key | type | default | meaning |\n| --- | --- | --- | --- |\n{rows}"
 
 
 PART_KINDS = MODEL_PARTS | STAGE_PARTS | {"metrics": "metric"}
@@ -163,7 +163,8 @@ def cell(text: str) -> str:
 
 def type_cell(words: str) -> str:
     """A type as code; that an option with a default may be empty goes without saying, and so does the largest integer."""
-    return f"`{cell(words.removesuffix(' | null').replace(f' < {2**63}', ''))}`"
+    words = words.removesuffix(" | null").replace(f" < {2**63}", "").replace(" | ", " or ")
+    return f"`{cell(words)}`"
 
 
 def parts() -> str:
@@ -197,7 +198,7 @@ def part(fields: dict[str, Any]) -> str:
     if fields["about"]:
         text += f"\n{fields['about']}\n"
     if fields["options"]:
-        text += "\n| option | type | default | |\n| --- | --- | --- | --- |\n"
+        text += "\n| option | type | default | meaning |\n| --- | --- | --- | --- |\n"
         for option in fields["options"]:
             words = "required" if option["required"] else default(False, option)
             description = cell(option["description"] or "")

@@ -161,6 +161,12 @@ def classes_of(annotation: object) -> set[type[BaseModel]]:
     return found
 
 
+def test_tables_show_no_escapes(site: Path) -> None:
+    for path in site.rglob("*.html"):
+        code = re.findall(r"<td[^>]*>.*?</td>", path.read_text(encoding="utf-8"), re.S)
+        assert not [cell for cell in code if "\\|" in cell], path.name
+
+
 def test_pages_load_nothing_from_a_network(site: Path) -> None:
     pages = list(site.rglob("*.html"))
     assert len(pages) >= 12
