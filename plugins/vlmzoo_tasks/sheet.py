@@ -12,7 +12,7 @@ from vlmzoo_registry.images import open_image
 from vlmzoo_registry.suggest import did_you_mean
 from vlmzoo_registry.tasks import IMAGE, Dataset, Sample, Turn
 from vlmzoo_tasks.config import SheetConfig
-from vlmzoo_tasks.rows import BadRows, read_rows, text_field
+from vlmzoo_tasks.rows import BadRows, read_rows, row_id, text_field
 
 
 def held_out(concept: str, share: float) -> bool:
@@ -29,7 +29,7 @@ class SheetDataset(Dataset):
             if IMAGE in words:
                 raise ConfigError(f"{words!r} must not contain `{IMAGE}`: the image stands before it by itself")
         self.config = config
-        self.cells: list[tuple[int, int, str, tuple[Turn, ...]]] = []  # cell, line, concept, turns
+        self.cells: list[tuple[int, int, str, tuple[Turn, ...]]] = []  # cell, line, id, turns
         bad = BadRows(config.labels)
         fields = _fields(config)
         chosen_by_group = config.include_groups is not None or config.exclude_groups
@@ -39,6 +39,7 @@ class SheetDataset(Dataset):
             count = cell + 1
             faults = bad.count
             concept = text_field(row, config.concept, line, bad)
+            identity = row_id(row, line, bad)
             group = text_field(row, "group", line, bad) if chosen_by_group else None
             values = {field: _value(row, field, line, bad) for field in sorted(fields)}
             if bad.count > faults or concept is None:
@@ -49,7 +50,7 @@ class SheetDataset(Dataset):
             if group in config.exclude_groups:
                 continue
             if config.split is None or (config.split == "heldout") == held_out(concept, config.heldout):
-                self.cells.append((cell, line, concept, _turns(config, values, line, bad)))
+                self.cells.append((cell, line, identity, _turns(config, values, line, bad)))
         bad.raise_any()
         known = {group for group in groups if group is not None}
         unknown = [name for name in (*(config.include_groups or ()), *config.exclude_groups) if name not in known]
@@ -66,9 +67,9 @@ class SheetDataset(Dataset):
 
     def __getitem__(self, index: int) -> Sample:
         """The picture of a cell and what is said of it."""
-        cell, line, concept, turns = self.cells[index]
+        cell, line, identity, turns = self.cells[index]
         return Sample(
-            id=concept,
+            id=identity,
             turns=turns,
             images=(partial(self._cut, cell),),
             source=f"{self.config.labels}:{line}",

