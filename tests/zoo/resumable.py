@@ -53,7 +53,9 @@ def outcome(output: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for stage in ("align", "instruct"):
         verify(output / stage / "checkpoint")
-        found |= {f"{stage}/{file.name}": file.read_bytes() for file in (output / stage / "checkpoint").iterdir()}
+        for file in (output / stage / "checkpoint").rglob("*"):
+            if file.is_file():
+                found[str(file.relative_to(output))] = file.read_bytes()
         log = read_log(output / stage)
         records = [log.stage, *log.steps, log.audit, log.end]
         found[f"{stage}/log"] = [

@@ -14,6 +14,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from resumable import Killed, assert_same, outcome, recipe, stop_after, stopped, write_rows
+from small_models import LLAMA, causal_lm, section
 
 import vlmzoo
 from vlmzoo import checkpoint, durable
@@ -83,6 +84,27 @@ def test_when_it_is_saved_changes_nothing(save_every: int, rows: Path, tmp_path:
     assert names
     assert all(found[name] == straight[name] for name in names)
     assert found["instruct/log"][-1] == straight["instruct/log"][-1]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"mode": "lora", "rank": 2, "lr": 1e-2, "dropout": 0.1}, {"mode": "lora", "rank": 2, "lr": 1e-3, "dropout": 0.1}),
+        ({"mode": "lora", "rank": 2, "lr": 1e-2}, {"mode": "full", "lr": 1e-3}),
+        ({"mode": "norms", "lr": 1e-2}, {"mode": "lora", "rank": 2, "lr": 1e-2}),
+    ],
+)
+def test_adapters_go_on(first: dict[str, Any], second: dict[str, Any], rows: Path, tmp_path: Path) -> None:
+    """Put on, trained on, and merged: stopped in the first stage, at the border, and in the second."""
+    plan = recipe(rows, section(language=causal_lm(LLAMA, dtype="bfloat16")))
+    plan["stages"][0]["train"] = {"language": first, "connector": {"lr": 1e-2}}
+    plan["stages"][1]["train"] = {"language": second}
+    train(plan, output=tmp_path / "straight")
+    expected = outcome(tmp_path / "straight")
+    for stage, step in (("align", 3), ("align", 5), ("instruct", 1), ("instruct", 4)):
+        stopped(tmp_path / "run", plan, stage, step)
+    train(plan, output=tmp_path / "run")
+    assert_same(outcome(tmp_path / "run"), expected)
 
 
 # ---- killed, at any moment -------------------------------------------------------------------------------------------------

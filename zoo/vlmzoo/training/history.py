@@ -68,10 +68,11 @@ class RunLog:
 
     `step` is where the stage begins, or is taken up: the header and the records of earlier steps stay, and those of later
     ones, which will be made again, are cut; the log as it was is then kept as `log.1.jsonl` and so on. Without `writes` (in
-    all processes but the first) nothing is written.
+    all processes but the first) nothing is written. `header` is the one that the log has, of the stage's beginning.
     """
 
     def __init__(self, folder: Path, header: Record, *, step: int = 0, writes: bool = True) -> None:
+        self.header: Record = header
         self._file: IO[str] | None = None
         if not writes:
             return
@@ -79,6 +80,7 @@ class RunLog:
         old = _records(path)
         kept = [record for record in old if record.get("kind") == STEP and record["step"] < step]
         lines = [old[0] if old and step else {"kind": STAGE, **header}, *kept]
+        self.header = lines[0]
         if len(old) > len(lines):
             shutil.copyfile(path, folder / f"log.{len(list(folder.glob('log.*.jsonl'))) + 1}.jsonl")
         staged = path.with_suffix(".partial")
