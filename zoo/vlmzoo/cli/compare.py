@@ -106,7 +106,7 @@ def _table(rows: list[dict[str, object]]) -> Table:
         "images": "images",
     }
     for key, heading in headings.items():
-        table.add_column(heading, justify="left" if key == "cell" else "right", overflow="fold")
+        table.add_column(heading, justify="left" if key == "cell" else "right", overflow="fold", no_wrap=key == "cell")
     for row in rows:
         table.add_row(*("-" if row[key] is None else f"{row[key]:,}" if key != "cell" else str(row[key]) for key in headings))
     return table

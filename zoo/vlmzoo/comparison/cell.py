@@ -60,7 +60,8 @@ def run_cell(folder: Path) -> None:
         for shuffled in (False, True)
     )
     last = result.stages[-1]
-    log = read_log(last.checkpoint.parent)
+    log = read_log(last.checkpoint.parent)  # of all processes that had a part in it
+    seconds = log.end["seconds"] if log.end is not None else last.seconds
     write_json(
         folder / RESULT,
         {
@@ -73,8 +74,8 @@ def run_cell(folder: Path) -> None:
             "steps": len(last.losses),
             "supervised_tokens": last.tokens,
             "images": last.images,
-            "seconds": last.seconds,
-            "seconds_per_step": last.seconds / len(last.losses),
+            "seconds": seconds,
+            "seconds_per_step": seconds / len(last.losses),
             "measured_seconds_per_step": measured,
             "peak_memory": max(record["peak_memory"] for record in log.steps),
             "losses": list(last.losses),

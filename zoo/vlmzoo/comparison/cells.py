@@ -176,7 +176,8 @@ def _questions(
                 more.append(f"stages.{last}.data.{index}.{key}={json.dumps(value, ensure_ascii=False)}")
                 changes.append((more[-1], place))
         found += load_recipe(base, [*texts, *more]).stages[last].data
-    return tuple(found)
+    # Two datasets of the stage may differ in nothing but what was changed: what is left of them is asked about once.
+    return tuple({json.dumps(choice.dump()): choice for choice in found}.values())
 
 
 def _check_questions(grid: GridConfig, combination: Combination, collate: Collator) -> None:

@@ -30,6 +30,8 @@ from vlmzoo_registry import ResourceError
 COMPARISON, REPORT = "comparison.json", "report.html"
 PATIENCE = 120.0
 """Seconds that a cell gets to save when the comparison is interrupted."""
+LOCK_PATIENCE = 5.0
+"""Seconds that a comparison waits for the cell of another that was just killed."""
 
 
 def plan_comparison(
@@ -220,12 +222,13 @@ def _held(folder: Path) -> Iterator[IO[str]]:
     except OSError as error:
         raise ResourceError(f"`{folder}` cannot be written ({error}): choose another `--output`") from error
     with lock:
-        for attempt in range(50):
+        until = time.monotonic() + LOCK_PATIENCE
+        while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except OSError:
-                if attempt == 49:
+                if time.monotonic() > until:
                     raise ResourceError(f"another comparison is at work in `{folder}`: wait for it, or end it") from None
                 time.sleep(0.1)
         yield lock

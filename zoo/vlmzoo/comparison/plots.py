@@ -38,21 +38,27 @@ COSTS = (
 )
 
 
-def score_plots(comparison: Comparison) -> dict[str, str]:
-    """For each cost the SVG of the first metric against it; nothing where no combination has a result."""
+def score_plots(comparison: Comparison, *, ink: str = "currentColor", ground: str = "none") -> dict[str, str]:
+    """For each cost the SVG of the first metric against it; none for a cost that is the same for all.
+
+    Args:
+        comparison: what is drawn.
+        ink: the colour of text and axes; the page's own is known to a drawing that stands in the page, not to an image file.
+        ground: the colour behind.
+    """
     rows = [row for row in comparison.combinations if row.seeds]
-    if not rows:
-        return {}
-    return {cost.key: score_plot(rows, comparison.metrics[0], cost) for cost in COSTS}
+    differing = [cost for cost in COSTS if len({cost.value(row) for row in rows}) > 1]
+    return {cost.key: score_plot(rows, comparison.metrics[0], cost, ink, ground) for cost in differing}
 
 
-def score_plot(rows: list[Aggregate], metric: str, cost: Cost) -> str:
+def score_plot(rows: list[Aggregate], metric: str, cost: Cost, ink: str, ground: str) -> str:
     """Filled points for the score, hollow ones for the blind score; bars are the standard deviation over seeds."""
     with matplotlib.rc_context({"svg.hashsalt": f"vlmzoo {cost.key}", "font.size": 11}):
         figure = Figure(figsize=(5.6, 3.8), layout="constrained")
         axes = figure.subplots()
+        axes.set_facecolor("none")
         values = [cost.value(row) for row in rows]
-        room = (max(values) - min(values)) or max(abs(max(values)), 1.0)
+        room = max(values) - min(values)
         axes.set_xlim(min(values) - 0.18 * room, max(values) + 0.42 * room)
         top = 0.0
         places = _beside(values, 0.035 * room)
@@ -70,7 +76,7 @@ def score_plot(rows: list[Aggregate], metric: str, cost: Cost) -> str:
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5) if exact is None else FixedLocator(exact))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:,.5g}"))
         _dress(axes)
-        return _svg(figure)
+        return _svg(figure, ink, ground)
 
 
 def _beside(values: list[float], step: float) -> list[float]:
@@ -113,10 +119,10 @@ def _dress(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def _svg(figure: Figure) -> str:
+def _svg(figure: Figure, ink: str, ground: str) -> str:
     out = io.StringIO()
-    figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    figure.savefig(out, format="svg", facecolor=ground, metadata={"Date": None, "Creator": None})
     text = out.getvalue()
-    text = text[text.index("<svg") :].replace(INK, "currentColor")
+    text = text[text.index("<svg") :].replace(INK, ink)
     # The page sets the size.
     return re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1), count=1)

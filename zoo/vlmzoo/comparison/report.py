@@ -23,6 +23,7 @@ def write_report(comparison: Comparison, path: Path, *, samples: Sequence[Mappin
         sheet=sheet(comparison),
         metric=comparison.metrics[0].rpartition("/")[2],
         plots=plots,
+        headings={"tokens": "tokens per image", "time": "training time", "memory": "peak memory"},
         budget=budget_line(comparison),
         failures=failure_lines(comparison),
         samples=samples,

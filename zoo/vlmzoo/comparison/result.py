@@ -78,6 +78,25 @@ class Comparison:
         """The same as plain data: what `comparison.json` holds."""
         return {"format": 1, **asdict(self)}
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Comparison":
+        """What `to_dict` gave, also as JSON."""
+
+        def measures(of: Mapping[str, Any]) -> dict[str, Measure]:
+            return {name: Measure(**numbers) for name, numbers in of.items()}
+
+        return cls(
+            grid=data["grid"],
+            versions=data["versions"],
+            metrics=tuple(data["metrics"]),
+            combinations=tuple(
+                Aggregate(**{**row, **{key: measures(row[key]) for key in ("measures", "scores", "blind_scores")}})
+                for row in data["combinations"]
+            ),
+            cells=tuple(CellResult(**cell) for cell in data["cells"]),
+            failures=tuple(CellFailure(**failed) for failed in data["failures"]),
+        )
+
 
 MEASURES = (
     "image_tokens",

@@ -56,7 +56,8 @@ class EvaluateConfig(Section):
     )
     held_out: Annotated[tuple[dict[str, Any], ...], Field(strict=False)] = Field(
         default=(),
-        description="The datasets of the last stage with other options, such as `{split: heldout}`; a list adds up.",
+        description="The datasets of the last stage with other options, such as `{split: heldout}`; a list adds up, and what "
+        "comes out equal counts once.",
     )
     metrics: Annotated[tuple[Choice, ...], Field(strict=False, min_length=1)] = Field(
         description="How answers are scored (`vlmzoo list --kind metric`); the first is the one that plots show."
