@@ -186,7 +186,9 @@ def fit(
                     interruption.leave(stop)
         audit.finish()
         model.eval()
-        log.write(AUDIT, {"rows": audit.rows()})
+        # In the words of the stage's beginning: a run that was taken up finds adapters merged already.
+        trains = {row["part"]: row["trains"] for row in log.header["parts"]}
+        log.write(AUDIT, {"rows": [{**row, "trains": trains[row["part"]]} for row in audit.rows()]})
         log.write(END, {"losses": done.losses, "tokens": done.tokens, "images": done.images, "seconds": round(done.seconds, 3)})
         save(model, folder / CHECKPOINT, extra=extra, unchanged=unchanged(), is_main_process=main)
         if main:
