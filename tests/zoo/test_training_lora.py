@@ -402,6 +402,6 @@ def test_other_settings_than_before_are_refused_with_both() -> None:
     other = TrainLora(mode="lora", lr=1e-3, rank=8, alpha=4, targets=("output",))
     assert refusal(lambda: set_trainable(model, {"language": other})) == (
         "the stage cannot train what it names\n  - `train.language`: the part has adapters from an earlier stage, of rank 4, "
-        "alpha 8, dropout 0 on 8 layers, and this one asks for rank 8, alpha 4, dropout 0 on 2: give the same settings, and it "
-        "goes on with them (any other mode merges them)"
+        "alpha 8, dropout 0 on 8 layers, and this one asks for rank 8, alpha 4, dropout 0 on 2 layers: give the same settings, "
+        "and it goes on with them (any other mode merges them)"
     )
