@@ -22,7 +22,8 @@ def described_image(
 
     `image` must lie under the folder `images`; it is opened when the sample's is called, and `field` names it in an error.
     """
-    asked = f"{IMAGE}\n{drawn(prompts, identifier)}" if prompts else IMAGE
+    # Directly before the words, where the processor puts the image of a plain request too.
+    asked = IMAGE + (drawn(prompts, identifier) if prompts else "")
     return Sample(
         id=identifier,
         turns=(Turn("user", asked), Turn("assistant", caption)),

@@ -7,6 +7,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from vlmzoo_registry import ConfigError
 from vlmzoo_transformers.config import PretrainedConfig
+from vlmzoo_transformers.known import known_architecture
 
 # Where a config was once read from, and by which version; not part of an architecture.
 _PROVENANCE = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "quantization_config")
@@ -15,24 +16,32 @@ _PROVENANCE = ("_name_or_path", "transformers_version", "architectures", "dtype"
 def architecture(config: PretrainedConfig, *, offline: bool = False) -> PreTrainedConfig:
     """The transformers config that `config` names or describes.
 
-    Raises `ConfigError` where it cannot be read, or (offline) where it is not on this machine.
+    Offline, what is not on this machine may be among the architectures of `known.py`. Raises `ConfigError` where it cannot
+    be read, or (offline) where it is in neither place.
     """
     if config.config is not None:
-        fields = dict(config.config)
-        model_type = fields.pop("model_type")
-        try:
-            return AutoConfig.for_model(model_type, **fields)
-        except (ValueError, TypeError) as error:
-            raise ConfigError(f"`config` is not an architecture of transformers: {error}") from error
+        return _from_fields(config.config)
     assert config.model is not None
     try:
         return AutoConfig.from_pretrained(config.model, local_files_only=offline, trust_remote_code=False)
     except (OSError, ValueError) as error:
+        known = known_architecture(config.model) if offline else None
+        if known is not None:
+            return _from_fields(known["config"])
         where = "on this machine" if offline else "here or on the hub"
         raise ConfigError(
             f"`model` (={config.model!r}): no transformers config was found {where}. Give a folder that holds `config.json`, "
             f"download the model first, or write the architecture under `config:`. ({str(error).splitlines()[0]})"
         ) from error
+
+
+def _from_fields(given: dict[str, Any]) -> PreTrainedConfig:
+    fields = dict(given)
+    model_type = fields.pop("model_type")
+    try:
+        return AutoConfig.for_model(model_type, **fields)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"`config` is not an architecture of transformers: {error}") from error
 
 
 def tower_config(config: PreTrainedConfig) -> PreTrainedConfig:

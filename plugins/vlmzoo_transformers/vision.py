@@ -15,6 +15,7 @@ from transformers import AutoImageProcessor, AutoModel, PreTrainedConfig, PreTra
 
 from vlmzoo_registry import ConfigError, FeatureShape, ImageTransform, VisionEncoder, VisionFeatures, check_pixels
 from vlmzoo_transformers.config import VisionConfig
+from vlmzoo_transformers.known import known_architecture
 from vlmzoo_transformers.pretrained import architecture, torch_dtype, tower_config, written_out
 from vlmzoo_transformers.tower import examine
 
@@ -67,7 +68,7 @@ class TransformersVisionEncoder(VisionEncoder):
         """The same config with the architecture and the pixel statistics written out; reads configuration files, offline."""
         resolved = tower_config(architecture(config, offline=True))
         size = config.image_size or _square(resolved)
-        transform = _transform(config, size)
+        transform = _transform(config, size, offline=True)
         return config.model_copy(
             update={
                 "model": None,
@@ -123,14 +124,16 @@ def _square(config: PreTrainedConfig) -> int:
     return size
 
 
-def _transform(config: VisionConfig, size: int) -> ImageTransform:
+def _transform(config: VisionConfig, size: int, *, offline: bool = False) -> ImageTransform:
     """What the config says, else the model's own preprocessor file, else ImageNet's statistics for a random tower."""
     own: dict[str, Any] = {}
     if config.model is not None:
         try:
             own = AutoImageProcessor.from_pretrained(config.model, trust_remote_code=False).to_dict()
         except (OSError, ValueError) as error:
-            if config.mean is None or config.std is None:
+            known = known_architecture(config.model) if offline else None
+            own = {} if known is None else known["image_processor"]
+            if not own and (config.mean is None or config.std is None):
                 raise ConfigError(
                     f"`model` (={config.model!r}) comes with no image preprocessor file, so its pixel statistics are not "
                     "known: set `mean` and `std` as the model was trained (each three numbers on [0, 1])"

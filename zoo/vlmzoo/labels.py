@@ -1,6 +1,8 @@
 """What a stage really learns from: real samples as tokens, with those that are supervised; no weights, no image is opened."""
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from os import PathLike
@@ -18,6 +20,7 @@ from vlmzoo.model.vlm import VLM
 from vlmzoo.offline import offline
 from vlmzoo.training.samples import make_collator, stage_samples
 from vlmzoo_registry import AssemblyError, Catalogue, ConfigError, DataError, did_you_mean
+from vlmzoo_registry.notes import Note
 
 Kind = Literal["text", "control", "image"]
 
@@ -125,7 +128,7 @@ def _stage(plan: Recipe, name: str | None) -> StageConfig:
 
 def _without_values(plan: Recipe) -> VLM:
     """The model on the meta device, with its real processor."""
-    with offline(), torch.device("meta"):
+    with offline(), torch.device("meta"), _without_notes():
         parts = assemble(plan.model, described=True)
     try:
         tokenizer = parts.language.tokenizer  # a few files: these may be fetched
@@ -133,10 +136,18 @@ def _without_values(plan: Recipe) -> VLM:
         name = plan.model.language.component.full_name
         raise AssemblyError(f"`language` ({name}): its tokenizer cannot be read: {' '.join(str(error).split())}") from error
     token, token_id = find_image_token(tokenizer)
-    with offline(), torch.device("meta"):
+    with offline(), torch.device("meta"), _without_notes():
         model = finish(plan.model, parts, token_id)
         model.processor = make_processor(model, plan.model, tokenizer, token)
     return model
+
+
+@contextmanager
+def _without_notes() -> Iterator[None]:
+    """Notes of parts are a plan's business: what matters here is the number of tokens."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Note)
+        yield
 
 
 def _pieces(encoded: Encoded, tokenizer: PreTrainedTokenizerBase, image_token: ImageToken) -> tuple[Piece, ...]:

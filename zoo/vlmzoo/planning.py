@@ -4,7 +4,9 @@ Parts are built on torch's meta device, where tensors have shapes and no values;
 files that are on this machine.
 """
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from os import PathLike
 from typing import Any
@@ -17,6 +19,7 @@ from vlmzoo.config import ModelConfig, Recipe, StageConfig, load_either
 from vlmzoo.image_token import find_image_token
 from vlmzoo.offline import offline
 from vlmzoo_registry import Catalogue, LanguageModel, LayersConnector
+from vlmzoo_registry.notes import Note
 
 
 @dataclass(frozen=True)
@@ -63,10 +66,23 @@ def plan(
     Raises `ConfigError` and `AssemblyError` with every reason for refusal at once.
     """
     model, stage = _load(config, overrides, catalogue)
-    with offline(), torch.device("meta"):
+    with offline(), torch.device("meta"), _noted() as notes:
         parts = assemble(model, described=True)
-        notes = _meet_tokenizer(model, parts.language)
-    return _describe(model, parts, stage, notes)
+        notes += _meet_tokenizer(model, parts.language)
+    return _describe(model, parts, stage, tuple(dict.fromkeys(notes)))
+
+
+@contextmanager
+def _noted() -> Iterator[list[str]]:
+    """The notes of the parts that are made meanwhile; other warnings are passed on."""
+    notes: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", Note)
+        yield notes
+    notes[:0] = [str(warning.message) for warning in caught if issubclass(warning.category, Note)]
+    for warning in caught:
+        if not issubclass(warning.category, Note):
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 def _meet_tokenizer(model: ModelConfig, language: LanguageModel) -> tuple[str, ...]:

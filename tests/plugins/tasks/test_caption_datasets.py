@@ -189,10 +189,10 @@ def test_a_prompt_is_drawn_by_the_id_of_the_sample(tmp_path, images):
     # Known answers: the same on every machine and in every version.
     assert [drawn(PROMPTS, str(number)) for number in (37, 49, 770337)] == [PROMPTS[1], PROMPTS[0], PROMPTS[2]]
     data = coco(tmp_path, images, prompts=PROMPTS)
-    assert [data[index].turns[0].text for index in range(3)] == [f"{IMAGE}\n{PROMPTS[place]}" for place in (1, 2, 0)]
+    assert [data[index].turns[0].text for index in range(3)] == [f"{IMAGE}{PROMPTS[place]}" for place in (1, 2, 0)]
     counts = [sum(drawn(PROMPTS, str(number)) == prompt for number in range(3000)) for prompt in PROMPTS]
     assert min(counts) > 900
-    assert flickr(tmp_path, images, TOKEN, prompts=PROMPTS[:1])[0].turns[0].text == f"{IMAGE}\n{PROMPTS[0]}"
+    assert flickr(tmp_path, images, TOKEN, prompts=PROMPTS[:1])[0].turns[0].text == f"{IMAGE}{PROMPTS[0]}"
 
 
 def test_prompts_without_words_or_with_an_image_are_refused(images):

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from vlmzoo.config.node import Field, Node, Place, Scalar, located, quotable, scalar_fault, shown
+from vlmzoo.config.shipped import shipped_recipes
 from vlmzoo_registry.errors import ConfigError
 from vlmzoo_registry.suggest import did_you_mean
 
@@ -53,12 +54,18 @@ _YAML_PROBLEMS = (
 def read_document(path: str | PathLike[str]) -> Node:
     """The file as a tree: JSON if its name ends in `.json`, else YAML.
 
+    The bare name of a shipped recipe (`vit-gpt2-coco`), where no file is called so, is that recipe: paths in it start from
+    the working directory, where the reader's data is.
+
     Raises `ConfigError` naming file, line and column where it cannot be read: not there, over 1 MB, not UTF-8, not well
     formed, deeper than 32 levels, a duplicate key, an anchor, an alias, a tag, NaN. (Infinity is left to the options: the
     configurations of some architectures hold it.)
     """
     path = Path(path)
-    place = Place(source=str(path), folder=path.absolute().parent, line=1, column=1)
+    folder = path.absolute().parent
+    if str(path) in (shipped := shipped_recipes()) and not path.exists():
+        path, folder = shipped[str(path)], Path.cwd()
+    place = Place(source=str(path), folder=folder, line=1, column=1)
     text = _decode(_read(path), place)
     return read_json(text, place) if path.suffix.lower() == ".json" else read_yaml(text, place)
 
@@ -122,7 +129,8 @@ def _read(path: Path) -> bytes:
     except FileNotFoundError:
         near = ""
         with suppress(OSError):
-            near = did_you_mean(path.name, (entry.name for entry in path.absolute().parent.iterdir()))
+            beside = {entry.name for entry in path.absolute().parent.iterdir()}
+            near = did_you_mean(path.name, beside | set(shipped_recipes()))
         raise ConfigError(f"{path}: no such file{near}") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
