@@ -8,19 +8,25 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-KINDS = {
-    "smileys-emotion": "smiley",
-    "people-body": "person",
-    "animals-nature": "animal or plant",
-    "food-drink": "food or drink",
-    "travel-places": "place or vehicle",
-    "activities": "activity",
-    "objects": "object",
-    "symbols": "symbol",
-    "flags": "flag",
-    "component": "skin tone",
+GROUPS = {
+    "smiley": "smileys-emotion",
+    "person": "people-body",
+    "animal": "animals-nature",
+    "plant": "animals-nature",
+    "food": "food-drink",
+    "drink": "food-drink",
+    "tableware": "food-drink",
+    "place or vehicle": "travel-places",
+    "activity": "activities",
+    "object": "objects",
+    "symbol": "symbols",
+    "flag": "flags",
+    "skin tone": "component",
 }
-"""What the quickstart calls the groups of emojibase."""
+"""The kinds of things that the quickstart asks for, and the group of emojibase that each is, or is a part of."""
+
+_PARTED = {"animal": "animal", "plant": "plant", "food": "food", "drink": "drink", "dishware": "tableware"}
+"""The kind of a subgroup, by its first word, where a group has several."""
 
 _ALIKE = re.compile(r"face-|hand|heart$|keycap$|alphanum$|av-symbol$|arrow$|geometric$|zodiac$|lock$|family$|money$")
 """Subgroups whose pictures are variants of one another: each is one family."""
@@ -32,7 +38,8 @@ _REST = re.compile(r"\s*(?:\(|\b(?:with|without|of|in|on|behind|showing|pointing
 
 def kind_of(label: Mapping[str, Any]) -> str:
     """The kind of thing a label's picture shows."""
-    return KINDS[label["group"]]
+    parted = _PARTED.get(label["subgroup"].partition("-")[0])
+    return parted or next(kind for kind, group in GROUPS.items() if group == label["group"])
 
 
 def family_of(label: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from rich.text import Text
 from vlmzoo.config import Recipe
 from vlmzoo.evaluation import Answer, Score, evenly
 from vlmzoo.quickstart.assets import LANGUAGE, VISION, QuickstartAssets
-from vlmzoo.quickstart.run import ASKED, HeldOut, QuickstartResult, held_out, living
+from vlmzoo.quickstart.run import ASKED, HeldOut, QuickstartResult, group_score, held_out
 from vlmzoo.quickstart.styles import NOTO_CREDIT, OPENMOJI, TWEMOJI
 from vlmzoo.training.history import read_log
 from vlmzoo.training.plot import loss_plot
@@ -31,7 +31,7 @@ SHOWN = 23
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """A line of the table: shares of exact answers; `frequent` is None where only a part of the answers is told apart."""
+    """A line of the table: shares of exact answers; `frequent` is None where answers are scored in another way."""
 
     name: str
     question: str
@@ -59,13 +59,13 @@ class Card:
 
 
 def score_rows(result: QuickstartResult) -> list[ScoreRow]:
-    """The lines of the table: every question, and the kinds of living things, food and drink alone."""
+    """The lines of the table: every question, and for kinds also whether at least the group is right (nature or food)."""
     rows = []
     for asked in result.asked:
         rows.append(ScoreRow(asked.name, asked.question, asked.score, asked.blind_score, asked.frequent))
-        model, blind = living(asked.seeing.answers), living(asked.blind.answers)
+        model, blind = group_score(asked.seeing.answers), group_score(asked.blind.answers)
         if model is not None and blind is not None:
-            rows.append(ScoreRow(asked.name, "of animals, plants, food and drinks alone", model, blind, None))
+            rows.append(ScoreRow(asked.name, "the same, its group only", model, blind, None))
     return rows
 
 

@@ -18,6 +18,7 @@ from vlmzoo.config import Choice, Recipe, load_recipe
 from vlmzoo.evaluation import Answer, Evaluation, Score, evaluate, evenly, mean_score, most_frequent_answers, score_answers
 from vlmzoo.model.vlm import VLM
 from vlmzoo.quickstart.assets import QuickstartAssets, prepare
+from vlmzoo.quickstart.families import GROUPS
 from vlmzoo.training.samples import Samples, make_collator, stage_samples
 from vlmzoo.training.train import train
 from vlmzoo_registry import Metric, default_catalogue
@@ -33,9 +34,6 @@ A prime, so that of two sheets with the same concepts in the same order not the 
 
 GENERATED = 16
 """Tokens at most; the longest answers in the data have fewer."""
-
-LIVING = ("animal or plant", "food or drink")
-"""The kinds of the groups animals-nature and food-drink, of which the score is told apart."""
 
 
 @dataclass(frozen=True)
@@ -164,10 +162,11 @@ def ask(model: VLM, recipe: Recipe, assets: QuickstartAssets, console: Console |
             yield Asked(entry.name, entry.question, seeing, blind, score_answers(frequent, metrics)["exact"])
 
 
-def living(answers: Sequence[Answer]) -> Score | None:
-    """The score of the answers about animals, plants, food and drinks alone; None where the question is not about kinds."""
-    scores = [answer.scores["exact"] for answer in answers if answer.truth in LIVING]
-    return mean_score(scores) if scores else None
+def group_score(answers: Sequence[Answer]) -> Score | None:
+    """The share of answers of the right group, where a plant may pass for an animal; None where kinds are not asked for."""
+    if not all(answer.truth in GROUPS for answer in answers):
+        return None
+    return mean_score([float(GROUPS.get(answer.said.strip()) == GROUPS[answer.truth]) for answer in answers])
 
 
 def _count(progress: Progress, task: TaskID, before: float, done: int, _rows: int) -> None:
