@@ -18,6 +18,7 @@ from vlmzoo.cli.show import explain, type_in_words
 from vlmzoo.config.grid import GridConfig
 from vlmzoo.config.parts import MODEL_PARTS, STAGE_PARTS
 from vlmzoo.config.recipe import Recipe
+from vlmzoo.config.shipped import shipped_recipes
 from vlmzoo_registry import Catalogue
 
 Schema = dict[str, Any]
@@ -34,6 +35,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for path, content in {
         "reference/command-line.md": command_line(),
         "reference/recipe.md": recipes(),
+        "reference/shipped.md": shipped(),
         "reference/grid.md": grids(),
         "reference/parts.md": parts(),
     }.items():
@@ -85,6 +87,17 @@ def grids() -> str:
         "[Compare combinations](../how-to/compare.md) shows one.\n"
     )
     return text + "".join(sections(GridConfig))
+
+
+def shipped() -> str:
+    """Every recipe that comes with vlmzoo, as it is."""
+    text = (
+        "# Shipped recipes\n\nA name stands for its file: `vlmzoo plan NAME`, `vlmzoo train NAME`. Paths of data start from "
+        "the folder that one stands in.\n"
+    )
+    for name, file in shipped_recipes().items():
+        text += f"\n## {name}\n\n```yaml\n{file.read_text(encoding='utf-8').rstrip()}\n```\n"
+    return text
 
 
 def sections(model: type[BaseModel]) -> Iterator[str]:

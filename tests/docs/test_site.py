@@ -19,6 +19,7 @@ import vlmzoo_registry
 from vlmzoo.cli.commands import COMMANDS
 from vlmzoo.config import Recipe
 from vlmzoo.config.grid import GridConfig
+from vlmzoo.config.shipped import shipped_recipes
 from vlmzoo_registry import Catalogue, hooks, testing
 
 ROOT = Path(__file__).parents[2]
@@ -148,6 +149,13 @@ def test_every_key_of_a_config_has_an_entry(site: Path, name: str, outermost: ty
         (section,) = (text for text in sections if f'id="{kind.__name__.lower()}"' in text)
         for key in kind.model_fields:
             assert f"<code>{key}</code>" in section, f"{kind.__name__}.{key}"
+
+
+def test_every_shipped_recipe_has_an_entry(site: Path) -> None:
+    text = html.unescape(re.sub("<[^>]+>", "", page(site, "reference/shipped.html")))
+    assert len(shipped_recipes()) >= 2
+    for file in shipped_recipes().values():
+        assert file.read_text(encoding="utf-8").rstrip() in text, file.name
 
 
 def classes_of(annotation: object) -> set[type[BaseModel]]:
