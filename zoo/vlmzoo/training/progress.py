@@ -94,19 +94,28 @@ def parts_rows(states: Sequence[PartState], names: Mapping[str, str]) -> list[di
 def parts_table(stage: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     """What trains in a stage, before anything does."""
     table = Table(title=f"What trains in stage `{stage}`", title_justify="left", box=None, pad_edge=False)
-    for column in ("part", "component", "trains", "parameters", "trained", "lr"):
-        justify: Literal["left", "right"] = "right" if column in ("parameters", "trained", "lr") else "left"
-        table.add_column(column, justify=justify, overflow="fold", no_wrap=column != "component")
+    for column in ("part", "component", "trains", "size", "trained", "lr"):
+        justify: Literal["left", "right"] = "right" if column in ("size", "trained", "lr") else "left"
+        # What trains may be a long text; a name is not broken.
+        table.add_column(column, justify=justify, overflow="fold", no_wrap=column != "trains")
     for row in rows:
         table.add_row(
             row["part"],
             row["component"].replace(" + ", "\n+ "),
             row["trains"],
-            f"{row['parameters']:,}",
-            f"{row['trained']:,}",
+            _count(row["parameters"]),
+            _count(row["trained"]),
             "-" if row["lr"] is None else f"{row['lr']:g}",
         )
     return table
+
+
+def _count(parameters: int) -> str:
+    """Three digits and a unit: 134.5M; the log has all digits."""
+    for unit, size in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
+        if parameters >= size:
+            return f"{parameters / size:.3g}{unit}" if parameters < 100 * size else f"{parameters / size:.1f}{unit}"
+    return str(parameters)
 
 
 def component_names(recipe: Recipe) -> dict[str, str]:
