@@ -35,6 +35,7 @@ def cell(name: str, seed: int, shift: float) -> CellResult:
         scores={"tasks/exact": {"mean": 0.4 + shift, "standard_error": 0.1, "n": 9}, "mine/close": {"mean": 0.5, "n": 9}},
         blind_loss=2.5,
         blind_scores={"tasks/exact": {"mean": 0.1, "standard_error": 0.1, "n": 9}, "mine/close": {"mean": 0.2, "n": 9}},
+        frequent_scores={"tasks/exact": {"mean": 0.25}, "mine/close": {"mean": 0.125 + seed / 8}},
     )
 
 
@@ -122,6 +123,8 @@ def test_markdown_is_a_table_of_the_same_figures():
     ]
     assert lines[1].count("---:") == len(made.headings) - 1
     assert "- failed: gone seed 0: not enough memory <script>" in lines
+    assert "- The answer most often right in training scores exact 0.250 without a model." in lines
+    assert "- The answer most often right in training scores close 0.125 to 0.375 without a model." in lines
     assert lines[-1] == "python 3.11, vlmzoo 0.1.0."
 
 
@@ -142,6 +145,7 @@ def test_a_cell_is_read_from_its_file():
         "peak_memory": 7,
         "seeing": {"loss": 1.0, "scores": {"m": {"mean": 0.5}}},
         "blind": {"loss": 2.0, "scores": {"m": {"mean": 0.25}}},
+        "frequent": {"m": {"mean": 0.125}},
     }
     found = cell_result("a+b", 3, {"x": "a", "y": "b"}, told)
     assert (found.loss, found.blind_loss, found.scores, found.blind_scores) == (
@@ -150,6 +154,7 @@ def test_a_cell_is_read_from_its_file():
         {"m": {"mean": 0.5}},
         {"m": {"mean": 0.25}},
     )
+    assert found.frequent_scores == {"m": {"mean": 0.125}}
     assert (found.image_tokens, found.steps, found.peak_memory, found.seed) == (4, 3, 7, 3)
 
 

@@ -101,6 +101,8 @@ def test_a_cell_leaves_what_training_and_evaluation_gave(cell):
         assert told[key]["scores"] == again["scores"]
         assert [answer["said"] for answer in told[key]["answers"]] == [answer["said"] for answer in again["answers"]]
     assert told["task"] == read(folder / TASK)
+    # Each caption stands once in training: of the equally frequent ones the first is said, and is right once.
+    assert told["frequent"]["tasks/exact"]["mean"] == pytest.approx(1 / 8)
 
 
 def test_a_finished_training_is_only_asked_again(cell):

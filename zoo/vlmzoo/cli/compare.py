@@ -49,7 +49,7 @@ def compare(
     from vlmzoo.cli.quiet import quiet_frameworks
     from vlmzoo.comparison.compare import COMPARISON, REPORT, plan_comparison
     from vlmzoo.comparison.compare import compare as run
-    from vlmzoo.comparison.table import budget_line, markdown, rich_tables
+    from vlmzoo.comparison.table import budget_line, frequent_lines, markdown, rich_tables
 
     quiet_frameworks()
     screen = console()
@@ -72,7 +72,8 @@ def compare(
         for table in rich_tables(comparison, screen.width):
             screen.print(table)
             screen.print()
-        screen.print(Text(budget_line(comparison), "dim"))
+        for line in (budget_line(comparison), *frequent_lines(comparison)):
+            screen.print(Text(line, "dim"))
         screen.print(f"Report: {output / REPORT}", soft_wrap=True)
         screen.print(f"Figures: {output / COMPARISON}", soft_wrap=True)
     if comparison.failures:

@@ -11,16 +11,17 @@ import secrets
 import shutil
 import signal
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from vlmzoo.comparison.cells import with_steps
 from vlmzoo.config import Recipe, load_choice, load_recipe
-from vlmzoo.evaluation import Evaluation, evaluate
+from vlmzoo.evaluation import Evaluation, evaluate, evenly, most_frequent_answers, score_answers
 from vlmzoo.training.history import read_log
 from vlmzoo.training.memory import is_shortage
-from vlmzoo.training.samples import Samples, make_collator
+from vlmzoo.training.samples import Samples, make_collator, stage_samples
 from vlmzoo.training.train import train
 from vlmzoo.versions import versions
 from vlmzoo_registry import Dataset, Metric, PluginError, VlmzooError
@@ -59,6 +60,10 @@ def run_cell(folder: Path) -> None:
         )
         for shuffled in (False, True)
     )
+    training = stage_samples(recipe.stages[-1])
+    kept = [samples[index] for index in evenly(len(samples), asked["limit"])]
+    guesses = most_frequent_answers((training[index] for index in range(len(training))), kept)
+    frequent = score_answers(zip((sample.turns[-1].text for sample in kept), guesses, strict=True), metrics)
     last = result.stages[-1]
     log = read_log(last.checkpoint.parent)  # of all processes that had a part in it
     seconds = log.end["seconds"] if log.end is not None else last.seconds
@@ -81,6 +86,7 @@ def run_cell(folder: Path) -> None:
             "losses": list(last.losses),
             "seeing": _told(seeing),
             "blind": _told(blind),
+            "frequent": {name: asdict(score) for name, score in frequent.items()},
         },
     )
 

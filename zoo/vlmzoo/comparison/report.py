@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from vlmzoo.comparison.plots import score_plots
 from vlmzoo.comparison.result import Comparison
-from vlmzoo.comparison.table import budget_line, failure_lines, sheet
+from vlmzoo.comparison.table import budget_line, failure_lines, frequent_lines, sheet
 
 TEMPLATE = Path(__file__).parent / "report.html.j2"
 
@@ -25,6 +25,7 @@ def write_report(comparison: Comparison, path: Path, *, samples: Sequence[Mappin
         plots=plots,
         headings={"tokens": "tokens per image", "time": "training time", "memory": "peak memory"},
         budget=budget_line(comparison),
+        frequent=frequent_lines(comparison),
         failures=failure_lines(comparison),
         samples=samples,
         said_by=list(samples[0]["said"]) if samples else [],

@@ -19,7 +19,8 @@ class Measure:
 class CellResult:
     """A cell that was trained and asked; `seconds` are those inside of optimizer steps, `peak_memory` is in bytes.
 
-    `scores` and `blind_scores` are by metric: mean, standard error over the questions, number of questions.
+    `scores`, `blind_scores` and `frequent_scores` (of the answer most often right in training, which needs no model) are by
+    metric: mean, standard error over the questions, number of questions.
     """
 
     combination: str
@@ -38,6 +39,7 @@ class CellResult:
     scores: dict[str, dict[str, Any]]
     blind_loss: float
     blind_scores: dict[str, dict[str, Any]]
+    frequent_scores: dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,7 @@ def cell_result(combination: str, seed: int, values: Mapping[str, str], told: Ma
         scores=told["seeing"]["scores"],
         blind_loss=told["blind"]["loss"],
         blind_scores=told["blind"]["scores"],
+        frequent_scores=told["frequent"],
     )
 
 

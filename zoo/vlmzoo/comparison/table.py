@@ -73,6 +73,7 @@ def markdown(comparison: Comparison) -> str:
     rules = ["---", *("---:" for _ in made.headings[1:])]
     lines = ["| " + " | ".join(row) + " |" for row in (made.headings, rules, *made.rows)]
     lines += ["", budget_line(comparison)]
+    lines += [f"- {line}" for line in frequent_lines(comparison)]
     lines += [f"- failed: {line}" for line in failure_lines(comparison)]
     lines += ["", ", ".join(f"{name} {number}" for name, number in comparison.versions.items()) + "."]
     return "\n".join(lines) + "\n"
@@ -97,6 +98,19 @@ def budget_line(comparison: Comparison) -> str:
     return (
         f"Budget of every cell: {words}{used}. Means and standard deviations over seeds; blind is shown the images of others."
     )
+
+
+def frequent_lines(comparison: Comparison) -> list[str]:
+    """For each metric, what who never looks would score: below that, nothing was learnt of the images."""
+    lines = []
+    for metric in comparison.metrics:
+        means = sorted({round(cell.frequent_scores[metric]["mean"], 3) for cell in comparison.cells})
+        if means:
+            amount = f"{means[0]:.3f}" if len(means) == 1 else f"{means[0]:.3f} to {means[-1]:.3f}"
+            lines.append(
+                f"The answer most often right in training scores {metric.rpartition('/')[2]} {amount} without a model."
+            )
+    return lines
 
 
 def failure_lines(comparison: Comparison) -> list[str]:
