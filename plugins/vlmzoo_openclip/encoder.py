@@ -78,7 +78,7 @@ class OpenClipEncoder(VisionEncoder):
 
     @property
     def unused_parameters(self) -> frozenset[str]:
-        """Parameters that no output depends on (attention pooling of CoCa)."""
+        """Parameters that no output depends on (attention pooling of CoCa), and constants."""
         return self._unused
 
     @property
@@ -113,9 +113,7 @@ def _examine(taps: Taps, tower: Tower, described: Architecture, size: Grid) -> t
 
 
 def _used(tower: Tower, output: Tensor) -> set[str]:
-    """The names of the parameters that this output depends on."""
-    named = dict(tower.named_parameters())
-    trainable = {name: parameter for name, parameter in named.items() if parameter.requires_grad}
+    """The names of the parameters that this output depends on, but for constants (position embeddings of sines)."""
+    trainable = {name: parameter for name, parameter in tower.named_parameters() if parameter.requires_grad}
     gradients = torch.autograd.grad(output.sum(), list(trainable.values()), allow_unused=True, retain_graph=True)
-    reached = {name for name, gradient in zip(trainable, gradients, strict=True) if gradient is not None}
-    return reached | (named.keys() - trainable.keys())  # fixed position embeddings do not train, but are used
+    return {name for name, gradient in zip(trainable, gradients, strict=True) if gradient is not None}

@@ -39,15 +39,15 @@ class TimmEncoder(VisionEncoder):
             tokens, grid, prefix = _examine(self._taps, twin.eval(), described, size)
             if config.final_norm:
                 _check_norm(tokens, twin, described, self._taps, size)
-            gradients = torch.autograd.grad(tokens.sum(), list(twin.parameters()), allow_unused=True)
+            trainable = {name: parameter for name, parameter in twin.named_parameters() if parameter.requires_grad}
+            gradients = torch.autograd.grad(tokens.sum(), list(trainable.values()), allow_unused=True)
         if config.prefix == "keep" and prefix == 0:
             raise ConfigError(f"`prefix: keep`: timm's `{described.name}` gives no prefix token to keep here (use `drop`)")
 
         self._dropped = 0 if config.prefix == "keep" else prefix
         self._shape = FeatureShape(tokens.shape[2], tokens.shape[1] - self._dropped, grid, prefix - self._dropped)
-        self._unused = frozenset(
-            f"model.{name}" for (name, _), found in zip(twin.named_parameters(), gradients, strict=True) if found is None
-        )
+        used = {name for name, gradient in zip(trainable, gradients, strict=True) if gradient is not None}
+        self._unused = frozenset(f"model.{name}" for name, _ in twin.named_parameters() if name not in used)
         self.model = _build(config, described, self._taps)
         _resize(self.model, described, size)
 

@@ -48,7 +48,7 @@ class Tower:
         return [outputs[name] for name in taps]
 
     def unused(self, taps: Sequence[str], final_norm: bool) -> frozenset[str]:
-        """The parameters that no tapped output depends on, found by a backward pass without values."""
+        """The parameters that no tapped output depends on, found by a backward pass without values, and constants."""
         pixels = torch.zeros(1, 3, self.size, self.size, device="meta")
         parameters = {name: parameter for name, parameter in self.twin.named_parameters() if parameter.requires_grad}
         with torch.enable_grad():
@@ -58,7 +58,8 @@ class Tower:
                 outputs = [self.twin.get_submodule(self.norm)(output) for output in outputs]
             total = torch.stack([output.sum() for output in outputs]).sum()
             gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
-        return frozenset(name for name, gradient in zip(parameters, gradients, strict=True) if gradient is None)
+        used = {name for name, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
+        return frozenset(name for name, _ in self.twin.named_parameters() if name not in used)
 
 
 def examine(twin: PreTrainedModel, size: int) -> Tower:

@@ -110,7 +110,9 @@ class VisionEncoder(nn.Module, ABC):
 
     @property
     def unused_parameters(self) -> frozenset[str]:
-        """Names of parameters that no output depends on (a pooler, blocks past the last tapped one); they never train."""
+        """Names of parameters that never train: no output depends on them (a pooler, blocks past the last tapped one), or
+        they are constants (position embeddings of sines).
+        """
         return frozenset()
 
     @property

@@ -39,9 +39,11 @@ def recipe(tmp_path: Path) -> Path:
 def test_it_trains_in_a_combination_with_a_broken_plugin_beside_it(installed_distributions, recipe: Path) -> None:
     plan = installed_distributions.vlmzoo("plan", str(recipe), "--json")
     assert plan.returncode == 0, plan.stderr
-    connector = next(part for part in json.loads(plan.stdout)["parts"] if part["part"] == "connector")
+    planned = json.loads(plan.stdout)
+    connector = next(part for part in planned["parts"] if part["part"] == "connector")
+    trains = next(part for part in planned["stages"][0]["parts"] if part["part"] == "connector")
     assert connector["component"] == "rainbow/rainbow"
-    assert connector["trained"] == connector["parameters"] > 0
+    assert trains["trained"] == connector["parameters"] > 0
 
     output = recipe.parent / "run"
     trained = installed_distributions.vlmzoo("train", str(recipe), "--output", str(output))

@@ -16,7 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import vlmzoo
+from vlmzoo.config import load_recipe
 from vlmzoo.planning import Plan
+from vlmzoo.training.trainable import set_trainable
 from vlmzoo_registry import AssemblyError, Catalogue, PluginError
 
 SHUFFLE = {"name": "connectors/pixel-shuffle", "factor": 2}
@@ -44,16 +46,22 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-def staged(model: dict[str, Any], *trains: str) -> dict[str, Any]:
-    stage = {
-        "name": "s",
+def staged(model: dict[str, Any], *trains: str | dict[str, Any]) -> dict[str, Any]:
+    """A recipe of one stage that trains these parts in full, or of several that train as they say."""
+    if not trains or isinstance(trains[0], str):
+        return {"model": model, "stages": [staged_one("s", {part: {} for part in trains})]}
+    return {"model": model, "stages": [staged_one(f"s{number}", train) for number, train in enumerate(trains)]}
+
+
+def staged_one(name: str, train: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "name": name,
         "objective": "caption",
         "data": [{"name": "captions", "path": "none.jsonl", "images": "none"}],
-        "train": {part: {"lr": 1.0} for part in trains},
+        "train": {part: {"lr": 1.0, **settings} for part, settings in train.items()},
         "batch_size": 1,
         "steps": 1,
     }
-    return {"model": model, "stages": [stage]}
 
 
 # ---- what it says is what comes out ----------------------------------------------------------------------------------------
@@ -71,8 +79,10 @@ def test_the_counts_are_those_of_the_built_model(name: str) -> None:
         }
         assert part.parameters == sum(p.numel() for p in parameters.values()), part.part
         assert part.weight_bytes == sum(p.nbytes for p in parameters.values())
-        assert part.trained == sum(p.numel() for p in trained.values())
-        assert part.training_bytes == 3 * sum(p.nbytes for p in trained.values())
+        (row,) = [row for row in plan.stages[0].parts if row.part == part.part]
+        assert (row.trains, row.trained) == ("full", sum(p.numel() for p in trained.values()))
+        # A gradient and two moments in float32, or a gradient in bf16 and two moments and a master in float32.
+        assert row.training_bytes == sum(p.numel() * (12 if p.dtype == torch.float32 else 14) for p in trained.values())
     assert plan.image_tokens == model.image_shape.count
     assert plan.text_slots == model.processor.image_token.slots
     assert str(model.image_shape) in " ".join(plan.steps)
@@ -81,11 +91,48 @@ def test_the_counts_are_those_of_the_built_model(name: str) -> None:
 
 def test_only_what_a_stage_names_trains() -> None:
     plan = vlmzoo.plan(staged(MODELS["unified"], "connector"))
-    assert {part.part: part.trained > 0 for part in plan.parts} == {"vision": False, "connector": True, "language": False}
-    assert [part.training_bytes for part in plan.parts if not part.trained] == [0, 0]
-    assert plan.stage == "s"
-    alone = vlmzoo.plan(MODELS["unified"])
-    assert (alone.stage, [part.trained for part in alone.parts]) == (None, [0, 0, 0])
+    (stage,) = plan.stages
+    assert {row.part: row.trained > 0 for row in stage.parts} == {"vision": False, "connector": True, "language": False}
+    assert [(row.trains, row.training_bytes) for row in stage.parts if not row.trained] == [("frozen", 0), ("frozen", 0)]
+    assert stage.name == "s"
+    assert vlmzoo.plan(MODELS["unified"]).stages == ()
+
+
+LORA, LAST = {"mode": "lora", "rank": 4}, {"mode": "last", "layers": 1}
+
+
+@pytest.mark.parametrize("name", ["unified", "gpt2", "bfloat16", "clip", "timm"])
+def test_every_mode_is_counted_as_training_counts_it(name: str) -> None:
+    """Stage after stage: adapters come, stay, and are merged."""
+    stages: list[dict[str, Any]] = [
+        {"connector": {}, "language": LORA},
+        {"vision": LAST, "language": LORA},
+        {"vision": {"mode": "norms"}, "language": LAST},
+        {"vision": {"mode": "bias"}, "language": {}},
+        {"vision": LORA, "connector": LORA},
+    ]
+    recipe = staged(MODELS[name], *stages)
+    plan = vlmzoo.plan(recipe)
+    assert [stage.name for stage in plan.stages] == ["s0", "s1", "s2", "s3", "s4"]
+    model = vlmzoo.build(MODELS[name])
+    for stage, settings in zip(plan.stages, load_recipe(recipe).stages, strict=True):
+        for row, state in zip(stage.parts, set_trainable(model, {str(k): v for k, v in settings.train.items()}), strict=True):
+            found = list(state.trained.values())
+            assert (row.part, row.trains, row.trained) == (state.name, state.how, sum(p.numel() for p in found)), stage.name
+            assert row.training_bytes == sum(p.numel() * (12 if p.dtype == torch.float32 else 14) for p in found)
+    assert [part.parameters for part in plan.parts] == [part.parameters for part in vlmzoo.plan(MODELS[name]).parts]
+
+
+def test_a_stage_that_cannot_train_is_refused_by_the_plan() -> None:
+    recipe = staged(MODELS["unified"], {"language": LORA}, {"language": {**LORA, "rank": 8}, "vision": {**LAST, "layers": 7}})
+    with pytest.raises(AssemblyError) as refused:
+        vlmzoo.plan(recipe)
+    assert str(refused.value) == (
+        "stage `s1` (`stages.1`) cannot train what it names\n  - `train.language`: the part has adapters from an earlier "
+        "stage, of rank 4, alpha 8, dropout 0 on 8 layers, and this one asks for rank 8, alpha 16, dropout 0 on 8 layers: give "
+        "the same settings, and it goes on with them (any other mode merges them)\n  - `train.vision`: `layers` (=7) must be "
+        "at most the number of blocks that the part uses (=2)"
+    )
 
 
 def test_the_steps_of_an_image() -> None:

@@ -10,7 +10,7 @@ from small_models import GPT2, LLAMA, causal_lm, picture, section
 from torch import Tensor, nn
 
 import vlmzoo
-from vlmzoo.config import TrainFull, TrainLast, TrainLora, TrainNorms, TrainPart
+from vlmzoo.config import TrainBias, TrainFull, TrainLast, TrainLora, TrainNorms, TrainPart
 from vlmzoo.model.vlm import VLM
 from vlmzoo.training.audit import STEPS, Audit
 from vlmzoo.training.fingerprint import fingerprint
@@ -186,6 +186,16 @@ def test_gates_that_are_closed_for_good() -> None:
         "`connector.0.blocks.0.norm.weight` trains, but its gradient has been 0 in all of them (gates are 0 and frozen, so "
         "nothing behind them can learn: `connector.0.blocks.0.attention_gate`, 4 in all)"
     ) in message
+
+
+def test_norms_that_start_at_0_and_stay_there() -> None:
+    """Biases behind the last norm of a residual branch, whose scale is 0 in a fresh ResNet and frozen by `mode: bias`."""
+    resnet = {"name": "timm/encoder", "config": {"architecture": "test_resnet"}}
+    run = Run(vlmzoo.build(section(vision=resnet)), {"vision": TrainBias(mode="bias", lr=1e-3)}).steps(STEPS - 1)
+    assert (
+        "`vision.model.layer1.0.bn1.bias` trains, but its gradient has been 0 in all of them (what it acts through may be 0 "
+        "and frozen: a residual norm that starts at 0, a gate)"
+    ) in refusal(lambda: run.steps(1))
 
 
 def test_an_optimizer_that_skips_a_group() -> None:

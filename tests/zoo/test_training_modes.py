@@ -1,5 +1,7 @@
 """What trains in each mode: which parameters, which modules are in training mode, and what cannot be."""
 
+from typing import Any
+
 import pytest
 import torch
 from small_models import GPT2, LLAMA, causal_lm, section
@@ -24,6 +26,29 @@ CLIP_CONFIG = {
     "patch_size": 8,
 }
 CLIP = {"name": "transformers/vision", "config": CLIP_CONFIG, "layers": [-2], "final_norm": False, "prefix": "drop"}
+
+
+OPEN_CLIP_VIT = {"image_size": 32, "layers": 3, "width": 32, "head_width": 16, "patch_size": 8}
+OPEN_CLIP_RESNET = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16}
+OPEN_CLIP_TIMM = {"timm_model_name": "test_vit", "image_size": 160, "timm_pool": "token", "timm_proj": "linear"}
+MLLAMA = {
+    "model_type": "mllama_vision_model",
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_global_layers": 1,
+    "attention_heads": 4,
+    "image_size": 32,
+    "patch_size": 8,
+    "max_num_tiles": 2,
+    "vision_output_dim": 96,
+    "intermediate_layers_indices": [0, 2],
+    "supported_aspect_ratios": [[1, 1], [1, 2], [2, 1]],
+}
+
+
+def open_clip(vision: dict, **options: Any) -> dict:
+    return {"name": "open_clip/encoder", "config": {"embed_dim": 16, "quick_gelu": False, "vision_cfg": vision}, **options}
 
 
 def trained(model: VLM, part: str, settings: TrainFull | TrainLast | TrainNorms | TrainBias) -> set[str]:
@@ -58,6 +83,17 @@ def under(names: dict[str, nn.Parameter] | list[str], *prefixes: str) -> set[str
         ("vision", section(vision=TIMM_VIT), "model.blocks.5."),
         ("vision", section(vision=TIMM_CNN), "model.blocks.4."),
         ("vision", section(vision=CLIP), "model.encoder.layers.2."),  # 3 is past the tapped one
+        ("vision", section(vision=open_clip(OPEN_CLIP_VIT)), "tower.transformer.resblocks.2."),
+        ("vision", section(vision=open_clip(OPEN_CLIP_VIT, layers=[-2])), "tower.transformer.resblocks.1."),
+        ("vision", section(vision=open_clip(OPEN_CLIP_RESNET)), "tower.layer4."),
+        ("vision", section(vision=open_clip(OPEN_CLIP_RESNET, layers=[2])), "tower.layer2."),
+        ("vision", section(vision=open_clip(OPEN_CLIP_TIMM)), "tower.trunk.blocks.5."),
+        ("vision", section(vision={"name": "timm/encoder", "config": {"architecture": "test_resnet"}}), "model.layer4."),
+        (
+            "vision",
+            section(vision={"name": "transformers/mllama-vision", "config": MLLAMA}),
+            "model.global_transformer.layers.0.",
+        ),
     ],
 )
 def test_the_last_block_trains_and_nothing_else(part: str, model: dict, prefix: str) -> None:
@@ -168,6 +204,13 @@ def test_frozen_blocks_of_a_part_that_trains_stay_in_evaluation_mode() -> None:
         assert module.training == inside, name
         assert torch.equal(before[name], module.running_mean) != inside, name
     assert any(name.startswith("model.blocks.4.") for name in counters)
+
+
+def test_constants_do_not_train() -> None:
+    """Position embeddings of sines are a parameter that open_clip never trains."""
+    vlm = vlmzoo.build(section(vision=open_clip({**OPEN_CLIP_VIT, "pos_embed_type": "sin_cos_2d"})))
+    names = trained(vlm, "vision", TrainFull(lr=1.0))
+    assert names == dict(vlm.vision.named_parameters()).keys() - {"tower.positional_embedding"}
 
 
 def test_the_table_says_what_of_a_part_trains() -> None:

@@ -14,40 +14,60 @@ from typing import Any
 import torch
 from torch import nn
 
+from vlmzoo.adapters import Adapter
 from vlmzoo.assemble import Parts, assemble, make_template
-from vlmzoo.config import ModelConfig, Recipe, StageConfig, load_either
+from vlmzoo.config import ModelConfig, Recipe, StageConfig, TrainPart, load_either
 from vlmzoo.image_token import find_image_token
 from vlmzoo.offline import offline
-from vlmzoo_registry import Catalogue, LanguageModel, LayersConnector
+from vlmzoo.training.optimization import fresh_state
+from vlmzoo.training.trainable import refusals, settle
+from vlmzoo_registry import AssemblyError, Catalogue, LanguageModel, LayersConnector
 from vlmzoo_registry.notes import Note
 
 
 @dataclass(frozen=True)
 class PartPlan:
-    """One part: its component, its size, and what training it costs (bytes, without activations)."""
+    """One part: its component, and its size as it is built."""
 
     part: str
     component: str
     parameters: int
-    trained: int
     weight_bytes: int
+
+
+@dataclass(frozen=True)
+class PartTraining:
+    """One part in one stage: what of it trains, in words and parameters, and what that adds (bytes, without activations)."""
+
+    part: str
+    trains: str
+    trained: int
     training_bytes: int
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage: what trains in it."""
+
+    name: str
+    parts: tuple[PartTraining, ...]
 
 
 @dataclass(frozen=True)
 class Plan:
     """What a recipe will build.
 
-    `steps` says what an image is after each part, in order; `notes` what this machine does not know.
+    `stages` are those of a recipe, none for a model alone. `steps` says what an image is after each part, in order; `notes`
+    what this machine does not know.
     """
 
     architecture: str
     parts: tuple[PartPlan, ...]
+    stages: tuple[StagePlan, ...]
     steps: tuple[str, ...]
     image_tokens: int
     text_slots: int
     blocks: tuple[int, ...]
-    stage: str | None
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -65,11 +85,13 @@ def plan(
 
     Raises `ConfigError` and `AssemblyError` with every reason for refusal at once.
     """
-    model, stage = _load(config, overrides, catalogue)
+    model, stages = _load(config, overrides, catalogue)
     with offline(), torch.device("meta"), _noted() as notes:
         parts = assemble(model, described=True)
         notes += _meet_tokenizer(model, parts.language)
-    return _describe(model, parts, stage, tuple(dict.fromkeys(notes)))
+        sizes = _sizes(model, parts)  # before adapters come on top
+        trained = _train(parts, stages)
+    return _describe(model, parts, sizes, trained, tuple(dict.fromkeys(notes)))
 
 
 @contextmanager
@@ -101,31 +123,60 @@ def _meet_tokenizer(model: ModelConfig, language: LanguageModel) -> tuple[str, .
     return ()
 
 
-def _describe(model: ModelConfig, parts: Parts, stage: StageConfig | None, notes: tuple[str, ...]) -> Plan:
-    chain = nn.ModuleList(parts.connector)
+def _sizes(model: ModelConfig, parts: Parts) -> tuple[PartPlan, ...]:
     names = {
         "vision": model.vision.component.full_name,
         "connector": " + ".join(choice.component.full_name for choice in model.connector),
         "language": model.language.component.full_name,
     }
-    unused = {"vision": parts.vision.unused_parameters}
     plans = []
-    for part, module in (("vision", parts.vision), ("connector", chain), ("language", parts.language)):
-        trains = stage is not None and part in stage.train
-        parameters = dict(module.named_parameters())
-        trained = {name: p for name, p in parameters.items() if trains and name not in unused.get(part, ())}
-        weights = sum(_bytes(p) for p in parameters.values())
-        plans.append(
-            PartPlan(
-                part=part,
-                component=names[part],
-                parameters=sum(p.numel() for p in parameters.values()),
-                trained=sum(p.numel() for p in trained.values()),
-                weight_bytes=weights,
-                # A gradient, and AdamW's two moments, all of the parameter's own type.
-                training_bytes=3 * sum(_bytes(p) for p in trained.values()),
-            )
-        )
+    for part, module in _modules(parts).items():
+        parameters = list(module.parameters())
+        count, size = sum(p.numel() for p in parameters), sum(p.numel() * p.element_size() for p in parameters)
+        plans.append(PartPlan(part=part, component=names[part], parameters=count, weight_bytes=size))
+    return tuple(plans)
+
+
+def _train(parts: Parts, stages: Sequence[StageConfig]) -> tuple[StagePlan, ...]:
+    """What trains in each stage, one after the other: adapters are put on the parts, and merged, as training does it.
+
+    Raises `AssemblyError` with every reason against the first stage that does not work; later ones build on it.
+    """
+    modules, adapters = _modules(parts), dict[str, Adapter]()
+    plans = []
+    for number, stage in enumerate(stages):
+        train: dict[str, TrainPart] = {str(part): settings for part, settings in stage.train.items()}
+        reasons = refusals(modules, train, adapters)
+        if reasons:
+            raise AssemblyError(f"stage `{stage.name}` (`stages.{number}`) cannot train what it names", reasons)
+        rows = []
+        for part, module in modules.items():
+            chosen = settle(part, module, train.get(part), adapters)
+            trained = list(chosen.parameters.values())
+            count, size = sum(p.numel() for p in trained), sum(_training_bytes(p) for p in trained)
+            rows.append(PartTraining(part=part, trains=chosen.how, trained=count, training_bytes=size))
+        plans.append(StagePlan(stage.name, tuple(rows)))
+    return tuple(plans)
+
+
+def _training_bytes(parameter: torch.Tensor) -> int:
+    """A gradient in the parameter's own type, and AdamW's state: two moments, and a float32 master of one of 16 bits."""
+    state = fresh_state(parameter)
+    per_number = parameter.element_size() + sum(state[key].element_size() for key in state.keys() - {"step"})
+    return parameter.numel() * per_number
+
+
+def _modules(parts: Parts) -> dict[str, nn.Module]:
+    return {"vision": parts.vision, "connector": nn.ModuleList(parts.connector), "language": parts.language}
+
+
+def _describe(
+    model: ModelConfig,
+    parts: Parts,
+    sizes: tuple[PartPlan, ...],
+    stages: tuple[StagePlan, ...],
+    notes: tuple[str, ...],
+) -> Plan:
     transform = parts.vision.transform
     labels = [model.vision.component.full_name, *(choice.component.full_name for choice in model.connector)]
     steps = [f"image {transform.width}x{transform.height}"]
@@ -137,24 +188,20 @@ def _describe(model: ModelConfig, parts: Parts, stage: StageConfig | None, notes
         steps.append(f"{labels[-1]}: {len(blocks)} blocks, {last.place} decoder layers {', '.join(map(str, blocks))}")
     return Plan(
         architecture=model.architecture,
-        parts=tuple(plans),
+        parts=sizes,
+        stages=stages,
         steps=tuple(steps),
         image_tokens=parts.shapes[-1].count,
         text_slots=parts.shapes[-1].count if model.architecture == "unified" else 1,
         blocks=blocks,
-        stage=None if stage is None else stage.name,
         notes=notes,
     )
 
 
-def _load(config: Any, overrides: Sequence[str], catalogue: Catalogue | None) -> tuple[ModelConfig, StageConfig | None]:
+def _load(config: Any, overrides: Sequence[str], catalogue: Catalogue | None) -> tuple[ModelConfig, tuple[StageConfig, ...]]:
     if isinstance(config, ModelConfig):
-        return config, None
+        return config, ()
     if isinstance(config, Recipe):
-        return config.model, config.stages[0]
+        return config.model, config.stages
     model, recipe = load_either(config, overrides, catalogue)
-    return model, None if recipe is None else recipe.stages[0]
-
-
-def _bytes(parameter: torch.Tensor) -> int:
-    return parameter.numel() * parameter.element_size()
+    return model, () if recipe is None else recipe.stages

@@ -33,24 +33,28 @@ def plan(
     out.print(f", {result.text_slots} of them in the text" if result.blocks == () else ", outside the text")
     for number, step in enumerate(result.steps):
         out.print(f"  {'-> ' if number else '   '}{step}")
-    table = Table(box=None, pad_edge=False)
-    for column in ("part", "component", "parameters", "trained", "weights", "training adds"):
-        left = column in ("part", "component")
-        table.add_column(column, justify="left" if left else "right", no_wrap=column != "component", overflow="fold")
+    table = _table("part", "component", "parameters", "weights")
     for part in result.parts:
-        table.add_row(
-            part.part,
-            part.component.replace(" + ", "\n+ "),
-            f"{part.parameters:,}",
-            f"{part.trained:,}",
-            _size(part.weight_bytes),
-            _size(part.training_bytes),
-        )
+        table.add_row(part.part, part.component.replace(" + ", "\n+ "), f"{part.parameters:,}", _size(part.weight_bytes))
     out.print(table)
-    total = sum(part.weight_bytes + part.training_bytes for part in result.parts)
-    out.print(f"Memory for weights, gradients and AdamW: {_size(total)}; activations come on top.")
+    weights = sum(part.weight_bytes for part in result.parts)
+    for stage in result.stages:
+        table = _table("part", "trains", "parameters", "training adds", title=f"Stage `{stage.name}`")
+        for row in stage.parts:
+            table.add_row(row.part, row.trains, f"{row.trained:,}", _size(row.training_bytes))
+        out.print(table)
+        total = weights + sum(row.training_bytes for row in stage.parts)
+        out.print(f"Memory for weights, gradients and AdamW: {_size(total)}; activations come on top.")
     for note in result.notes:
         out.print(f"Note: {note}.", soft_wrap=True)
+
+
+def _table(*columns: str, title: str | None = None) -> Table:
+    table = Table(box=None, pad_edge=False, title=title, title_justify="left")
+    for column in columns:
+        left = column in ("part", "component", "trains")
+        table.add_column(column, justify="left" if left else "right", no_wrap=column != "component", overflow="fold")
+    return table
 
 
 def _size(count: int) -> str:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from rich.table import Table
 from torch import Tensor, nn
 
+from vlmzoo.config import TrainFull
 from vlmzoo.model.vlm import VLM, frozen_modules
 from vlmzoo.training.fingerprint import fingerprint
 from vlmzoo.training.optimization import has_master
@@ -216,7 +217,9 @@ class Audit:
             if any(parameter is gate for gate in module.gates) and not parameter.requires_grad and not bool(parameter.any())
         ]
         if not closed:
-            return ""
+            (settings,) = [state.settings for state in self._states if state.name == part]
+            whole = isinstance(settings, TrainFull)
+            return "" if whole else " (what it acts through may be 0 and frozen: a residual norm that starts at 0, a gate)"
         return f" (gates are 0 and frozen, so nothing behind them can learn: `connector.{closed[0]}`, {len(closed)} in all)"
 
 
