@@ -118,7 +118,7 @@ def fit(
         "parts": rows_of_parts,
         "versions": versions(model),
     }
-    still = tuple(state.name for state in states if not state.trained)  # parts that this stage does not change
+    still = tuple(state.name for state in states if not state.changes_base)  # parts whose own tensors stay as they are
     whole = origin.checkpoint  # a checkpoint in which these parts are as they are now
 
     def unchanged() -> Unchanged | None:
