@@ -1,5 +1,7 @@
 """A vision transformer (arXiv:2010.11929) small enough to read and to run in a test: patches, blocks, a final norm."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -64,9 +66,9 @@ class ToyVision(VisionEncoder):
         return ImageTransform(size, size, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), interpolation="bilinear")
 
     @property
-    def encoder_blocks(self) -> nn.ModuleList:
+    def encoder_blocks(self) -> Sequence[nn.Module]:
         """The blocks, up to the last tapped one."""
-        return self.blocks
+        return list(self.blocks)
 
     def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> VisionFeatures:
         """Encode a batch of transformed images."""

@@ -71,8 +71,8 @@ def add_adapters(part: nn.Module, config: LoraConfig, layers: Collection[str]) -
         inject_adapter_in_model(config, shell, _NAME)
     found = {name: module for name, module in part.named_modules() if isinstance(module, LoraLayer)}
     assert found.keys() == set(layers), f"peft put adapters on {sorted(found.keys() ^ set(layers))} too many or too few"
-    for module in found.values():
-        for inner in _added(module):
+    for name in found:
+        for inner in _added(part.get_submodule(name)):
             inner.float()
     for parameter in part.parameters():
         parameter.requires_grad_(wants.get(id(parameter), True))
@@ -137,6 +137,6 @@ def merge_adapters(part: nn.Module) -> None:
         setattr(part.get_submodule(around), last, module.get_base_layer())
 
 
-def _added(module: LoraLayer) -> list[nn.Module]:
+def _added(module: nn.Module) -> list[nn.Module]:
     """What peft added to a layer: the modules with the adapter's matrices, and its dropout."""
     return [inner for name, child in module.named_children() if name != "base_layer" for inner in child.modules()]

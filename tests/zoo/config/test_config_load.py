@@ -214,7 +214,9 @@ def test_a_component_that_is_not_found_has_its_place_and_the_nearest_name(tmp_pa
         ("prefix: drop", "patches: {sise: 2}", ["recipe.yaml:3:75: model.vision.patches.sise: unknown key; did you mean `size`? "
          "(`patches` knows: size, overlap)"]),
         ("  architecture: unified\n", "", ["recipe.yaml:1:1: model.architecture: is missing: How image and text meet: `unified` "
-         "places image tokens in the text, `cross_attention` adds layers to the decoder that attend to them"]),
+         "places image tokens in the text, `cross_attention` adds layers to the decoder that attend to them. Where a chain for "
+         "`cross_attention` ends without a connector that builds such layers (capability `layers`), `connectors/cross-attention` with "
+         "its defaults is added to it"]),
         ("unified", "hybrid", ["recipe.yaml:2:17: model.architecture: must be one of `unified`, `cross_attention` (is `hybrid`)"]),
         ("unified", "unifed", ["recipe.yaml:2:17: model.architecture: must be one of `unified`, `cross_attention` (is `unifed`); "
          "did you mean `unified`?"]),

@@ -14,7 +14,11 @@ def put_adapters(part: str, module: nn.Module, settings: TrainLora) -> Adapter:
     """Put the adapters that a stage asks for on a part. Raises `AssemblyError` as `adapted_layers` does."""
     layers = adapted_layers(part, module, settings)
     config = LoraConfig(
-        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=layers, bias="none"
+        r=settings.rank,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # peft says int, and only divides it by the rank
+        lora_dropout=settings.dropout,
+        target_modules=layers,
+        bias="none",
     )
     return add_adapters(module, config, layers)
 
