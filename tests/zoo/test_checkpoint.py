@@ -421,7 +421,9 @@ def test_a_connector_between_other_parts_is_refused(model: VLM, tmp_path: Path) 
     message = refusal(lambda: vlmzoo.load_part(other, "connector", tmp_path / "checkpoint"))
     vision = '{{"class_token": false, "depth": 2, "final_norm": {}, "heads": 2, "image_size": 32, "layers": [-1], '
     vision += '"name": "toy/vision", "patch": 8, "prefix": "drop", "width": 24}}'
-    language = '{{"control_tokens": [], "depth": {}, "heads": 4, "learned_positions": null, "name": "toy/language", "width": 32}}'
+    language = (
+        '{{"control_tokens": [], "depth": {}, "heads": 4, "learned_positions": null, "name": "toy/language", "width": 32}}'
+    )
     assert message == "\n".join(
         [
             f"`{tmp_path / 'checkpoint'}`: its connector was made for other parts",
