@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 # Two workers: the models are tiny, and more would only wait for memory.
 WORKERS ?= 2
 
-.PHONY: help setup test quick check lint types quickstart clean
+.PHONY: help setup test quick check lint types docs quickstart clean
 
 help:
 	@echo "make quickstart   set up, then train a small model on real images and show what it says"
 	@echo "make test         set up, then run the whole test suite"
 	@echo "make quick        the quick tier of the suite (no test marked slow)"
 	@echo "make check        lint, format, types, import rules and the whole suite"
+	@echo "make docs         build the documentation into site/"
 	@echo "make clean        remove the environment and caches"
 
 setup: $(VENV)/.ready
@@ -39,6 +40,9 @@ types: setup
 	$(BIN)/mypy
 
 check: lint types test
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 quickstart: setup
 	$(BIN)/vlmzoo quickstart

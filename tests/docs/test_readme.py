@@ -32,9 +32,10 @@ def test_the_python_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_swaps_are_understood() -> None:
     swaps = re.findall(r"vlmzoo quickstart --output \S+ '([^']+)'", README)
-    assert len(swaps) == 2
-    names = [load_recipe(RECIPE, [swap]).model.connector[0].component.full_name for swap in swaps]
-    assert names == ["connectors/linear", "connectors/resampler"]
+    assert len(swaps) == 3
+    models = [load_recipe(RECIPE, [swap]).model for swap in swaps]
+    assert [model.connector[0].component.full_name for model in models[:2]] == ["connectors/linear", "connectors/resampler"]
+    assert [model.architecture for model in models] == ["unified", "unified", "cross_attention"]
 
 
 def test_the_parts_it_lists_are_there() -> None:

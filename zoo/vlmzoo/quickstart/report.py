@@ -18,7 +18,7 @@ from rich.text import Text
 from vlmzoo.config import Recipe
 from vlmzoo.evaluation import Answer, Score, evenly
 from vlmzoo.quickstart.assets import LANGUAGE, VISION, QuickstartAssets
-from vlmzoo.quickstart.run import ASKED, HeldOut, QuickstartResult, group_score, held_out
+from vlmzoo.quickstart.run import ASKED, HeldOut, QuickstartResult, group_score, held_out, pairs_of
 from vlmzoo.quickstart.styles import NOTO_CREDIT, OPENMOJI, TWEMOJI
 from vlmzoo.training.history import read_log
 from vlmzoo.training.plot import loss_plot
@@ -31,13 +31,13 @@ SHOWN = 23
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """A line of the table: shares of exact answers; `frequent` is None where answers are scored in another way."""
+    """A line of the table: shares of right answers, seeing, blind, and of the answer most often right in training."""
 
     name: str
     question: str
     model: Score
     blind: Score
-    frequent: Score | None
+    frequent: Score
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,11 @@ def score_rows(result: QuickstartResult) -> list[ScoreRow]:
     """The lines of the table: every question, and for kinds also whether at least the group is right (nature or food)."""
     rows = []
     for asked in result.asked:
-        rows.append(ScoreRow(asked.name, asked.question, asked.score, asked.blind_score, asked.frequent))
-        model, blind = group_score(asked.seeing.answers), group_score(asked.blind.answers)
-        if model is not None and blind is not None:
-            rows.append(ScoreRow(asked.name, "the same, its group only", model, blind, None))
+        rows.append(ScoreRow(asked.name, asked.question, asked.score, asked.blind_score, asked.frequent_score))
+        model, blind = (group_score(pairs_of(answers)) for answers in (asked.seeing.answers, asked.blind.answers))
+        frequent = group_score(asked.frequent)
+        if model is not None and blind is not None and frequent is not None:
+            rows.append(ScoreRow(asked.name, "the same: nature or food?", model, blind, frequent))
     return rows
 
 
@@ -76,7 +77,7 @@ def show(result: QuickstartResult, console: Console, pictures: int = 7) -> None:
         table = Table(title=f"What it says: {name}", title_justify="left", box=None, pad_edge=False)
         for entry in asked:
             table.add_column("truth", overflow="ellipsis", no_wrap=True, max_width=18, style="dim")
-            table.add_column(entry.question, overflow="ellipsis", no_wrap=True, max_width=20)
+            table.add_column(entry.question, overflow="ellipsis", no_wrap=True, max_width=27)
         for answers in zip(*(_some(entry.seeing.answers, pictures) for entry in asked), strict=True):
             table.add_row(*(text for answer in answers for text in (Text(_line(answer.truth)), _marked(answer))))
         console.print(table)
@@ -87,8 +88,8 @@ def show(result: QuickstartResult, console: Console, pictures: int = 7) -> None:
     for column in ("n", "model", "blind", "frequent"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in score_rows(result):
-        frequent = "-" if row.frequent is None else f"{row.frequent.mean:.2f}"
-        table.add_row(row.name, row.question, str(row.model.n), f"{row.model.mean:.2f}", f"{row.blind.mean:.2f}", frequent)
+        shares = (f"{score.mean:.2f}" for score in (row.model, row.blind, row.frequent))
+        table.add_row(row.name, row.question, str(row.model.n), *shares)
     console.print(table)
     console.print("blind: the same model, shown other pictures; frequent: the answer most often right in training", style="dim")
 

@@ -49,24 +49,29 @@ class HeldOut:
 class Asked:
     """What came of a question about held-out pictures: seeing, blind (shown other pictures), and without looking at all.
 
-    `frequent` is the score of the answer most often right in training. The scores are shares of exact answers.
+    `frequent` are pairs of what is true and the answer that was most often right in training.
     """
 
     name: str
     question: str
     seeing: Evaluation
     blind: Evaluation
-    frequent: Score
+    frequent: tuple[tuple[str, str], ...]
 
     @property
     def score(self) -> Score:
-        """Of the answers to the right pictures."""
+        """The share of exact answers to the right pictures."""
         return self.seeing.scores["exact"]
 
     @property
     def blind_score(self) -> Score:
-        """Of the answers to other pictures."""
+        """That to other pictures."""
         return self.blind.scores["exact"]
+
+    @property
+    def frequent_score(self) -> Score:
+        """That of the most frequent answer."""
+        return score_answers(self.frequent, {"exact": _exact()})["exact"]
 
 
 @dataclass(frozen=True)
@@ -155,18 +160,21 @@ def ask(model: VLM, recipe: Recipe, assets: QuickstartAssets, console: Console |
                 )
             seeing, blind = evaluations
             asked = [entry.samples[index] for index in evenly(len(entry.samples), ASKED)]
-            frequent = [
-                (sample.turns[-1].text, said)
-                for sample, said in zip(asked, most_frequent_answers(answered, asked), strict=True)
-            ]
-            yield Asked(entry.name, entry.question, seeing, blind, score_answers(frequent, metrics)["exact"])
+            said = most_frequent_answers(answered, asked)
+            frequent = tuple((sample.turns[-1].text, answer) for sample, answer in zip(asked, said, strict=True))
+            yield Asked(entry.name, entry.question, seeing, blind, frequent)
 
 
-def group_score(answers: Sequence[Answer]) -> Score | None:
+def pairs_of(answers: Sequence[Answer]) -> list[tuple[str, str]]:
+    """What is true, and what was said."""
+    return [(answer.truth, answer.said) for answer in answers]
+
+
+def group_score(pairs: Sequence[tuple[str, str]]) -> Score | None:
     """The share of answers of the right group, where a plant may pass for an animal; None where kinds are not asked for."""
-    if not all(answer.truth in GROUPS for answer in answers):
+    if not all(truth in GROUPS for truth, _ in pairs):
         return None
-    return mean_score([float(GROUPS.get(answer.said.strip()) == GROUPS[answer.truth]) for answer in answers])
+    return mean_score([float(GROUPS.get(said.strip()) == GROUPS[truth]) for truth, said in pairs])
 
 
 def _count(progress: Progress, task: TaskID, before: float, done: int, _rows: int) -> None:
@@ -179,7 +187,7 @@ def _plain(asked: Asked) -> dict[str, Any]:
         "question": asked.question,
         "seeing": asked.seeing.to_dict(),
         "blind": asked.blind.to_dict(),
-        "frequent": asdict(asked.frequent),
+        "frequent": asdict(asked.frequent_score),
     }
 
 
