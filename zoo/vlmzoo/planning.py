@@ -185,7 +185,8 @@ def _describe(
     last = parts.connector[-1]
     if isinstance(last, LayersConnector):
         blocks = last.placement
-        steps.append(f"{labels[-1]}: {len(blocks)} blocks, {last.place} decoder layers {', '.join(map(str, blocks))}")
+        some = f"{len(blocks)} block{'s' * (len(blocks) != 1)}, {last.place} decoder layer{'s' * (len(blocks) != 1)}"
+        steps.append(f"{labels[-1]}: {some} {', '.join(map(str, blocks))}")
     return Plan(
         architecture=model.architecture,
         parts=sizes,
