@@ -25,9 +25,10 @@ from vlmzoo_registry.spec import API_VERSION, ComponentSpec
 from vlmzoo_registry.suggest import did_you_mean, nearest
 
 if TYPE_CHECKING:
-    from vlmzoo_registry.connector import Connector, ConnectorContext, DecoderBlock, LayersConnector
+    from vlmzoo_registry.connector import Connector, ConnectorContext, DecoderBlock, InstructedConnector, LayersConnector
     from vlmzoo_registry.inputs import check_pixels, check_tokens
     from vlmzoo_registry.language import LanguageModel
+    from vlmzoo_registry.layout import Arrangement, ImageLayout, ImageSize, ImageText, LayoutContext
     from vlmzoo_registry.per_token import PerToken
     from vlmzoo_registry.tasks import IMAGE, Dataset, Metric, Objective, Rendered, Sample, Span, Template, Turn
     from vlmzoo_registry.vision import ImageTransform, VisionEncoder, VisionFeatures
@@ -36,8 +37,14 @@ _LAZY = {
     "Connector": "connector",
     "ConnectorContext": "connector",
     "DecoderBlock": "connector",
+    "InstructedConnector": "connector",
     "LayersConnector": "connector",
     "LanguageModel": "language",
+    "Arrangement": "layout",
+    "ImageLayout": "layout",
+    "ImageSize": "layout",
+    "ImageText": "layout",
+    "LayoutContext": "layout",
     "PerToken": "per_token",
     "check_pixels": "inputs",
     "check_tokens": "inputs",
@@ -58,6 +65,7 @@ _LAZY = {
 __all__ = [
     "API_VERSION",
     "IMAGE",
+    "Arrangement",
     "AssemblyError",
     "Catalogue",
     "CheckpointError",
@@ -72,9 +80,14 @@ __all__ = [
     "DecoderBlock",
     "FeatureShape",
     "Grid",
+    "ImageLayout",
+    "ImageSize",
+    "ImageText",
     "ImageTransform",
+    "InstructedConnector",
     "LanguageModel",
     "LayersConnector",
+    "LayoutContext",
     "Metric",
     "NoOptions",
     "Objective",

@@ -4,8 +4,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from vlmzoo_registry.errors import AssemblyError
 from vlmzoo_registry.features import FeatureShape, Grid
@@ -81,6 +82,25 @@ class Connector(nn.Module, ABC):
         grid, count = self.output_grid(shape.grid), self.token_count(shape.grid, shape.count)
         prefix = 0 if grid is None else count - grid[0] * grid[1]
         return FeatureShape(width=self.output_width, count=count, grid=grid, prefix=prefix)
+
+
+class InstructedConnector(Connector):
+    """Implement this to bring a connector that reads the instruction too (capability `text`; InstructBLIP).
+
+    The instruction of a row is what the user says before the first answer, without its images, in ids of the connector's own
+    tokenizer: the same in training and in generation.
+    """
+
+    @property
+    @abstractmethod
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of the instruction; saved with the model."""
+
+    @abstractmethod
+    def forward(  # type: ignore[override]
+        self, features: VisionFeatures, instruction_ids: Int[Tensor, "B Q"], instruction_mask: Int[Tensor, "B Q"]
+    ) -> VisionFeatures:
+        """Map the features of a batch of images, each with the instruction of its row; 0 in the mask is padding."""
 
 
 class DecoderBlock(nn.Module, ABC):

@@ -2,8 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Literal
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedConfig, PreTrainedTokenizerBase
 
@@ -64,6 +65,17 @@ class LanguageModel(nn.Module, ABC):
         """
         return frozenset()
 
+    @property
+    def prefix(self) -> Literal["none", "optional", "required"]:
+        """Whether the leading positions of a row may see each other in both directions (a prefix LM; PaliGemma).
+
+        "none": the model is causal throughout. "optional": `decode` takes a `prefix_mask`. "required": it always needs one: the
+        model was trained so, or it reads the prefix with an encoder (T5). Where nothing else is said the prefix of a row is all
+        that stands before its answer. A model with an encoder gives at the last position of the prefix what its decoder says
+        first.
+        """
+        return "none"
+
     @abstractmethod
     def resize(self, rows: int) -> None:
         """Give the embedding (and a head that is tied to it or has fewer rows) at least `rows` rows; old rows are kept."""
@@ -76,10 +88,13 @@ class LanguageModel(nn.Module, ABC):
         attention_mask: Int[Tensor, "B T"] | None = None,
         position_ids: Int[Tensor, "B S"] | None = None,
         cache: Cache | None = None,
+        prefix_mask: Bool[Tensor, "B S"] | None = None,
     ) -> Float[Tensor, "B S d"]:
         """Causal hidden states, ready for the head.
 
-        T is S plus what the cache holds; the cache, where given, is updated in place.
+        T is S plus what the cache holds; the cache, where given, is updated in place. `prefix_mask` marks the leading positions
+        of each row that see each other in both directions; it comes only to a model whose `prefix` is not "none", and only
+        where the cache holds nothing yet.
         """
 
     def reference_logits(self, ids: Int[Tensor, "B S"]) -> Float[Tensor, "B S V"] | None:

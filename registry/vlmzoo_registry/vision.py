@@ -73,6 +73,14 @@ class ImageTransform:
             canvas = Image.new("RGB", (self.width, self.height), tuple(round(255 * m) for m in self.mean))
             canvas.paste(image.resize(size, resample), ((self.width - size[0]) // 2, (self.height - size[1]) // 2))
             image = canvas
+        return self.normalised(image)
+
+    def resized(self, image: Image.Image, size: tuple[int, int]) -> Image.Image:
+        """An image at another size (height, width), its ratio not kept; with the filter the encoder was trained on."""
+        return image.resize((size[1], size[0]), Image.Resampling[self.interpolation.upper()])
+
+    def normalised(self, image: Image.Image) -> Float[Tensor, "C H W"]:
+        """The pixels of a view that has its size already: scaled to [0, 1], then mean and deviation."""
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).to(torch.float32) / 255
         return (pixels - torch.tensor(self.mean)[:, None, None]) / torch.tensor(self.std)[:, None, None]
 
@@ -102,6 +110,19 @@ class VisionEncoder(nn.Module, ABC):
     @abstractmethod
     def output_shape(self) -> FeatureShape:
         """What `forward` returns for one image of the size its transform gives; checked against what comes out."""
+
+    def shape_at(self, size: tuple[int, int]) -> FeatureShape:
+        """What `forward` returns for a view of this size (height, width) in pixels.
+
+        Default: the size of the transform is the only one. Raises `AssemblyError` for a size that the encoder cannot take.
+        """
+        own = (self.transform.height, self.transform.width)
+        if size != own:
+            raise AssemblyError(
+                f"`{type(self).__name__}` takes views of {own[0]}x{own[1]} pixels, not {size[0]}x{size[1]}: use a layout whose "
+                "views have its size, or an encoder that takes any"
+            )
+        return self.output_shape
 
     @property
     @abstractmethod
@@ -136,5 +157,5 @@ class VisionEncoder(nn.Module, ABC):
         )
 
     @abstractmethod
-    def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> VisionFeatures:
-        """Encode a batch of transformed images."""
+    def forward(self, pixels: Float[Tensor, "B C H W"]) -> VisionFeatures:
+        """Encode a batch of transformed images, all of one size. C is 3 for every encoder that sees one picture per image."""
