@@ -20,6 +20,7 @@ from vlmzoo.model.tensors import layout
 from vlmzoo.model.unified import UnifiedVLM
 from vlmzoo.model.vlm import VLM
 from vlmzoo.processor import VLMProcessor
+from vlmzoo.tokenizer import read_tokenizer
 from vlmzoo_registry import (
     AssemblyError,
     Catalogue,
@@ -60,11 +61,7 @@ def build(
     """
     model_config = config if isinstance(config, ModelConfig) else load_model(config, overrides, catalogue)
     parts = assemble(model_config)
-    try:
-        tokenizer = parts.language.tokenizer
-    except (OSError, ValueError) as error:
-        name = model_config.language.component.full_name
-        raise AssemblyError(f"`language` ({name}): its tokenizer cannot be read: {' '.join(str(error).split())}") from error
+    tokenizer = read_tokenizer(model_config.language, parts.language)
     token, token_id = find_image_token(tokenizer)
     parts.language.resize(len(tokenizer))
     vlm = finish(model_config, parts, token_id)
@@ -211,8 +208,7 @@ def make_processor(vlm: VLM, config: ModelConfig, tokenizer: Any, token: str) ->
 
 def make_template(choice: Choice, tokenizer: Any) -> Template:
     """The style of conversation, for this tokenizer. Raises `AssemblyError` where they do not fit together."""
-    template = choice.component.load_factory()(choice.config)
-    bound = template.bind(tokenizer) if isinstance(template, Template) else template
+    bound = choice.make(Template).bind(tokenizer)
     if not isinstance(bound, Template):
         raise PluginError(f"`{choice.component.full_name}` makes a {type(bound).__name__}, not a Template")
     return bound

@@ -1,26 +1,19 @@
 """What a stage really learns from: real samples as tokens, with those that are supervised; no weights, no image is opened."""
 
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from os import PathLike
 from typing import Any, Literal
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
-from vlmzoo.assemble import assemble, finish, make_processor
 from vlmzoo.config import Recipe, StageConfig, load_recipe
 from vlmzoo.data import Encoded, ImageToken, SampleStream
 from vlmzoo.data.encode import IGNORE
-from vlmzoo.image_token import find_image_token
-from vlmzoo.model.vlm import VLM
-from vlmzoo.offline import offline
 from vlmzoo.training.samples import make_collator, stage_samples
-from vlmzoo_registry import AssemblyError, Catalogue, ConfigError, DataError, did_you_mean
-from vlmzoo_registry.notes import Note
+from vlmzoo.without_values import without_values
+from vlmzoo_registry import Catalogue, ConfigError, DataError, did_you_mean
 
 Kind = Literal["text", "control", "image"]
 
@@ -91,8 +84,7 @@ def labels(
     plan = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides, catalogue)
     chosen = _stage(plan, stage)
     data = stage_samples(chosen)
-    model = _without_values(plan)
-    collate = make_collator(model, chosen)
+    collate = make_collator(without_values(plan.model), chosen)
     stream = SampleStream(len(data), min(samples, len(data)), seed=plan.seed)
     rows, reasons = [], []
     for draw in stream.next_batch():
@@ -124,30 +116,6 @@ def _stage(plan: Recipe, name: str | None) -> StageConfig:
     if name not in names:
         raise ConfigError(f"the recipe has no stage `{name}` (its stages are {', '.join(names)}){did_you_mean(name, names)}")
     return plan.stages[names.index(name)]
-
-
-def _without_values(plan: Recipe) -> VLM:
-    """The model on the meta device, with its real processor."""
-    with offline(), torch.device("meta"), _without_notes():
-        parts = assemble(plan.model, described=True)
-    try:
-        tokenizer = parts.language.tokenizer  # a few files: these may be fetched
-    except (OSError, ValueError) as error:
-        name = plan.model.language.component.full_name
-        raise AssemblyError(f"`language` ({name}): its tokenizer cannot be read: {' '.join(str(error).split())}") from error
-    token, token_id = find_image_token(tokenizer)
-    with offline(), torch.device("meta"), _without_notes():
-        model = finish(plan.model, parts, token_id)
-        model.processor = make_processor(model, plan.model, tokenizer, token)
-    return model
-
-
-@contextmanager
-def _without_notes() -> Iterator[None]:
-    """Notes of parts are a plan's business: what matters here is the number of tokens."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Note)
-        yield
 
 
 def _pieces(encoded: Encoded, tokenizer: PreTrainedTokenizerBase, image_token: ImageToken) -> tuple[Piece, ...]:

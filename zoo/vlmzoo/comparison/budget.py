@@ -5,16 +5,12 @@ Counted, not estimated: two cells that learn from the same words get exactly as 
 
 from dataclasses import dataclass
 
-import torch
-
-from vlmzoo.assemble import assemble, make_template
 from vlmzoo.config import BudgetConfig, Recipe
-from vlmzoo.data import Collator, ImageToken, SampleStream
+from vlmzoo.data import Collator, SampleStream
 from vlmzoo.data.encode import IGNORE
-from vlmzoo.image_token import find_image_token
-from vlmzoo.offline import offline
-from vlmzoo.training.samples import Samples
-from vlmzoo_registry import AssemblyError, DataError, Objective
+from vlmzoo.training.samples import Samples, make_collator
+from vlmzoo.without_values import without_values
+from vlmzoo_registry import DataError
 
 
 @dataclass(frozen=True)
@@ -64,31 +60,9 @@ def length_of(counts: Counts, batch_size: int, seed: int, budget: BudgetConfig) 
 def text_collator(recipe: Recipe) -> Collator:
     """What makes rows of the samples of the last stage, as training will, from parts without weights.
 
-    Raises `AssemblyError` where the tokenizer is not on this machine.
+    Raises `AssemblyError` where the tokenizer cannot be read.
     """
-    model, stage = recipe.model, recipe.stages[-1]
-    with offline(), torch.device("meta"):
-        parts = assemble(model, described=True)
-    try:
-        tokenizer = parts.language.tokenizer
-    except (OSError, ValueError) as error:  # what transformers raises for a tokenizer that is not there
-        name = model.language.component.full_name
-        said = " ".join(str(error).split())
-        raise AssemblyError(f"`language` ({name}): its tokenizer, which counts the budget, cannot be read: {said}") from error
-    token, token_id = find_image_token(tokenizer)
-    slots = parts.shapes[-1].count if model.architecture == "unified" else 1
-    objective = stage.objective.component.load_factory()(stage.objective.config)
-    if not isinstance(objective, Objective):
-        raise AssemblyError(f"`{stage.objective.component.full_name}` makes a {type(objective).__name__}, not an Objective")
-    limit = getattr(parts.language.text_config, "max_position_embeddings", None)
-    return Collator(
-        objective=objective,
-        template=make_template(model.template, tokenizer),
-        tokenizer=tokenizer,
-        image_token=ImageToken(text=token, id=token_id, slots=slots),
-        transform=parts.vision.transform,
-        max_length=limit if isinstance(limit, int) and limit > 0 else 1_000_000,
-    )
+    return make_collator(without_values(recipe.model), recipe.stages[-1])
 
 
 def _used_up(budget: BudgetConfig, steps: int, tokens: int, images: int) -> bool:

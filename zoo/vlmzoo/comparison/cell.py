@@ -24,7 +24,7 @@ from vlmzoo.training.memory import is_shortage
 from vlmzoo.training.samples import Samples, make_collator, stage_samples
 from vlmzoo.training.train import train
 from vlmzoo.versions import versions
-from vlmzoo_registry import Dataset, Metric, PluginError, VlmzooError
+from vlmzoo_registry import Dataset, Metric, VlmzooError
 from vlmzoo_registry.report import failure
 
 TASK, RESULT, FAILURE = "task.json", "result.json", "failure.json"
@@ -44,8 +44,8 @@ def run_cell(folder: Path) -> None:
         recipe = with_steps(recipe, max(1, int(task["seconds"] / measured)))
     result = train(recipe, output=folder / RUN)
     asked = task["evaluate"]
-    samples = Samples([_make("dataset", source, Dataset) for source in asked["data"]])
-    metrics = {source["name"]: _make("metric", source, Metric) for source in asked["metrics"]}
+    samples = Samples([load_choice("dataset", source).make(Dataset) for source in asked["data"]])
+    metrics = {source["name"]: load_choice("metric", source).make(Metric) for source in asked["metrics"]}
     collate = make_collator(result.model, recipe.stages[-1])
     seeing, blind = (
         evaluate(
@@ -118,14 +118,6 @@ def _measured_pace(folder: Path, recipe: Recipe) -> float:
     shutil.rmtree(trial)
     write_json(kept, {"seconds_per_step": pace, "measured_steps": len(steps) - 2})
     return pace
-
-
-def _make(kind: str, source: dict[str, Any], contract: type) -> Any:
-    choice = load_choice(kind, source)
-    made = choice.component.load_factory()(choice.config)
-    if not isinstance(made, contract):
-        raise PluginError(f"`{choice.component.full_name}` makes a {type(made).__name__}, not a {contract.__name__}")
-    return made
 
 
 def main() -> int:

@@ -9,6 +9,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from vlmzoo_registry.component import Component
 from vlmzoo_registry.config import ComponentConfig
+from vlmzoo_registry.errors import PluginError
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,17 @@ class Choice:
     def dump(self) -> dict[str, Any]:
         """`{name: full name, **options}` as plain data, defaults written out; loads back equal."""
         return {"name": self.component.full_name, **self.config.model_dump(mode="json")}
+
+    def make(self, contract: type) -> Any:
+        """What the component makes of its options alone, an instance of `contract`: `choice.make(Dataset)`.
+
+        Parts of a model are made by `assemble`, which knows what they must fit to. Raises `PluginError` for anything else than
+        the contract promises.
+        """
+        made = self.component.load_factory()(self.config)
+        if not isinstance(made, contract):
+            raise PluginError(f"`{self.component.full_name}` makes a {type(made).__name__}, not a {contract.__name__}")
+        return made
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

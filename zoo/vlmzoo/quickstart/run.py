@@ -14,14 +14,14 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from vlmzoo.config import Choice, Recipe, load_recipe
+from vlmzoo.config import Choice, Recipe, load_choice, load_recipe
 from vlmzoo.evaluation import Answer, Evaluation, Score, evaluate, evenly, mean_score, most_frequent_answers, score_answers
 from vlmzoo.model.vlm import VLM
 from vlmzoo.quickstart.assets import QuickstartAssets, prepare
 from vlmzoo.quickstart.families import GROUPS
 from vlmzoo.training.samples import Samples, make_collator, stage_samples
 from vlmzoo.training.train import train
-from vlmzoo_registry import Metric, default_catalogue
+from vlmzoo_registry import Dataset, Metric
 
 RECIPE = Path(__file__).parent / "recipe.yaml"
 RESULTS, REPORT = "results.json", "report.html"
@@ -191,11 +191,11 @@ def _plain(asked: Asked) -> dict[str, Any]:
     }
 
 
-def _dataset(choice: Choice, **changes: Any) -> Any:
-    return choice.component.load_factory()(choice.config.model_copy(update=changes))
+def _dataset(choice: Choice, **changes: Any) -> Dataset:
+    dataset: Dataset = Choice(choice.component, choice.config.model_copy(update=changes)).make(Dataset)
+    return dataset
 
 
 def _exact() -> Metric:
-    component = default_catalogue().get("metric", "tasks/exact")
-    metric: Metric = component.load_factory()(component.load_config()())
+    metric: Metric = load_choice("metric", {"name": "tasks/exact"}).make(Metric)
     return metric

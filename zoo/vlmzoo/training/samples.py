@@ -5,12 +5,11 @@ import json
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any
 
-from vlmzoo.config import Choice, StageConfig
+from vlmzoo.config import StageConfig
 from vlmzoo.data import Collator
 from vlmzoo.model.vlm import VLM
-from vlmzoo_registry import DataError, Dataset, Objective, PluginError, Sample
+from vlmzoo_registry import DataError, Dataset, Objective, Sample
 
 _LOOKED_AT = 64  # samples of a fingerprint
 
@@ -47,26 +46,19 @@ class Samples:
 
 def stage_samples(stage: StageConfig) -> Samples:
     """The samples of a stage. Raises `DataError` where its data cannot be used."""
-    return Samples([_make(choice, Dataset) for choice in stage.data])
+    return Samples([choice.make(Dataset) for choice in stage.data])
 
 
 def make_collator(model: VLM, stage: StageConfig) -> Collator:
     """What turns the samples of a stage into batches for this model, to train on or to ask about."""
     return Collator(
-        objective=_make(stage.objective, Objective),
+        objective=stage.objective.make(Objective),
         template=model.processor.template,
         tokenizer=model.processor.tokenizer,
         image_token=model.processor.image_token,
         transform=model.processor.transform,
         max_length=_max_length(model),
     )
-
-
-def _make(choice: Choice, contract: type) -> Any:
-    made = choice.component.load_factory()(choice.config)
-    if not isinstance(made, contract):
-        raise PluginError(f"`{choice.component.full_name}` makes a {type(made).__name__}, not a {contract.__name__}")
-    return made
 
 
 def _max_length(model: VLM) -> int:
