@@ -131,10 +131,10 @@ def test_a_model_is_taken_from_a_recipe_or_stands_alone(tmp_path):
     # The stages are somebody else's business, but not the keys beside them.
     assert recipe(tmp_path, "steps: 100", "stps: 100", load=load_model) == whole.model
     assert refusal(tmp_path, "seed: 7", "sed: 7", load=load_model) == [
-        "recipe.yaml:26:1: sed: unknown key; did you mean `seed`? (a recipe knows: model, stages, seed)"
+        "recipe.yaml:26:1: sed: unknown key; did you mean `seed`? (a recipe knows: about, model, stages, seed)"
     ]
     assert refusal(tmp_path, "model:", "modle:", load=load_model) == [
-        "recipe.yaml:1:1: modle: unknown key; did you mean `model`? (a recipe knows: model, stages, seed)"
+        "recipe.yaml:1:1: modle: unknown key; did you mean `model`? (a recipe knows: about, model, stages, seed)"
     ]
     with pytest.raises(ConfigError) as caught:
         load_model({"stages": []}, catalogue=catalogue())

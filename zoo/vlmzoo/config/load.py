@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from vlmzoo.config.about import Published
 from vlmzoo.config.choice import Choice
 from vlmzoo.config.document import cannot_be_used, read_document, read_mapping
 from vlmzoo.config.explain import Problem, missing_key, problems, unknown_key
@@ -350,6 +351,9 @@ def _sections(section: type[Section], node: Node) -> Iterator[tuple[type[Section
     """A section of a document, and those inside it, each with its node and its field."""
     yield section, node, ()
     if section is Recipe:
+        published = node.nearest(("about", "published"))
+        if published[1]:
+            yield Published, published[0], ("about", "published")
         model, stages = node.child("model"), node.child("stages")
         if model is not None:
             yield ModelConfig, model, ("model",)

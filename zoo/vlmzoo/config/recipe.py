@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
+from vlmzoo.config.about import About
 from vlmzoo.config.model import ModelConfig
 from vlmzoo.config.section import Section
 from vlmzoo.config.stage import StageConfig
@@ -15,6 +16,8 @@ class Recipe(Section):
 
     called: ClassVar[str] = "a recipe"
 
+    # A run is the same whatever is said about it, so it is left out of what a run records.
+    about: About | None = Field(default=None, exclude=True, description="What the recipe reproduces, for readers.")
     model: ModelConfig = Field(description="The parts, and how they meet.")
     stages: Annotated[tuple[StageConfig, ...], Field(strict=False)] = Field(description="The stages, one after the other.")
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(default=0, description="What every random draw starts from.")

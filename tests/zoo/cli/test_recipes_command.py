@@ -1,0 +1,83 @@
+"""`vlmzoo recipes`: table, JSON and files tell the same, and nothing heavy is loaded for them."""
+
+import json
+
+import pytest
+
+from vlmzoo.cli.recipes import tokens_in_words
+from vlmzoo.config.about import read_about, rounds_to
+from vlmzoo.config.shipped import shipped_recipes
+from vlmzoo_registry import ConfigError
+
+
+def words(text):
+    return " ".join(text.split())
+
+
+def test_the_table_and_json_tell_the_same(vlmzoo):
+    rows = json.loads(vlmzoo("recipes", "--json").stdout)
+    assert [row["name"] for row in rows] == list(shipped_recipes())
+    text = words(vlmzoo("recipes", COLUMNS="2000").stdout)
+    for row in rows:
+        line = ", ".join(filter(None, [row["title"], tokens_in_words(row["published"])]))
+        assert words(f"{row['name']} {line} {' · '.join(row['sources'])}") in text
+        for said in row["unverified"]:
+            assert words(f"unverified: {said}") in text
+        for said in row["differs"]:
+            assert words(f"differs: {said}") in text
+    assert f"{len(rows)} recipes." in text
+
+
+def test_one_recipe_is_printed_as_it_is_written(vlmzoo):
+    name, file = next(iter(shipped_recipes().items()))
+    assert vlmzoo("recipes", name).stdout == file.read_text(encoding="utf-8")
+    fields = json.loads(vlmzoo("recipes", name, "--json").stdout)
+    assert (fields["name"], fields["file"], fields["title"]) == (name, str(file), read_about(file).title)
+
+
+def test_a_name_that_is_none_is_refused_with_the_nearest(vlmzoo):
+    done = vlmzoo("recipes", "vit-gpt-coco")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        "error: there is no recipe `vit-gpt-coco`; did you mean `vit-gpt2-coco`? (`vlmzoo recipes` lists them)"
+    )
+
+
+def test_it_loads_nothing_heavy(vlmzoo):
+    code = (
+        "import sys\nfrom vlmzoo.cli.recipes import recipes\nrecipes(None, False)\n"
+        "print(sorted({'torch', 'transformers', 'timm', 'open_clip', 'peft'} & sys.modules.keys()), file=sys.stderr)"
+    )
+    assert vlmzoo(code=code).stderr.splitlines()[-1] == "[]"
+
+
+def test_a_range_of_tokens_is_said_as_one():
+    assert tokens_in_words({"image_tokens": 576}) == "576 tokens per image"
+    assert (
+        tokens_in_words({"image_tokens": {"336x336": 576, "672x672": 2928, "672x336": 1176}}) == "576 to 2928 tokens per image"
+    )
+    assert tokens_in_words(None) == ""
+
+
+def test_a_recipe_that_says_nothing_about_itself_is_refused(tmp_path):
+    file = tmp_path / "silent.yaml"
+    file.write_text("model: {}\n")
+    with pytest.raises(ConfigError, match=r"silent.yaml:1:1: about: is missing: what the recipe reproduces, and from where"):
+        read_about(file)
+
+
+@pytest.mark.parametrize(
+    ("count", "published", "same"),
+    [
+        (7_063_427_072, "7.06B", True),
+        (7_063_427_072, "7B", True),
+        (7_063_427_072, "7.1B", True),
+        (7_063_427_072, "7.07B", False),
+        (124_439_808, "124439808", True),
+        (124_439_809, "124439808", False),
+        (428_225_600, "428M", True),
+        (428_600_000, "428M", False),
+    ],
+)
+def test_a_count_is_compared_at_the_precision_of_the_figure(count, published, same):
+    assert rounds_to(count, published) is same
