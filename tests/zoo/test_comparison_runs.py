@@ -19,9 +19,10 @@ import vlmzoo
 from vlmzoo.cli.compare import compare as command_of_compare
 from vlmzoo.comparison import cell as one_cell
 from vlmzoo.comparison import compare as comparing
-from vlmzoo.comparison.cell import FAILURE, RESULT, TASK, run_cell, write_json
+from vlmzoo.comparison.cell import FAILURE, RESULT, TASK, run_cell
 from vlmzoo.comparison.compare import COMPARISON, REPORT, plan_comparison
 from vlmzoo.config import load_grid
+from vlmzoo.durable import replace_json
 from vlmzoo.evaluation import evaluate
 from vlmzoo.training.samples import make_collator, stage_samples
 from vlmzoo_registry import DataError, NoOptions, ResourceError
@@ -69,7 +70,7 @@ def cell(tmp_path):
     first = plan_comparison(grid)[0]
     folder = tmp_path / "cell"
     folder.mkdir()
-    write_json(folder / TASK, first.task(config))
+    replace_json(folder / TASK, first.task(config))
     return first, folder
 
 
@@ -113,7 +114,7 @@ def test_a_finished_training_is_only_asked_again(cell):
     written = checkpoint.stat().st_mtime_ns
     task = read(folder / TASK)
     task["evaluate"] |= {"limit": 2, "metrics": [{"name": "tasks/exact"}]}
-    write_json(folder / TASK, task)
+    replace_json(folder / TASK, task)
     run_cell(folder)
     again = read(folder / RESULT)
     assert checkpoint.stat().st_mtime_ns == written
@@ -128,7 +129,7 @@ def test_a_budget_of_seconds_is_measured_once_and_kept(cell, tmp_path):
     _, folder = cell
     config, _ = load_grid(tmp_path / "grid.yaml", ["budget={seconds: 0.2}"])
     (timed, *_) = plan_comparison(tmp_path / "grid.yaml", overrides=["budget={seconds: 0.2}"])
-    write_json(folder / TASK, timed.task(config))
+    replace_json(folder / TASK, timed.task(config))
     run_cell(folder)
     told, pace = read(folder / RESULT), read(folder / "pace.json")
     assert told["measured_seconds_per_step"] == pace["seconds_per_step"] > 0

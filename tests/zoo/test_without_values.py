@@ -1,4 +1,4 @@
-"""The text side of a model without a weight: the same rows as the built model's, and the same refusal of a lacking tokenizer."""
+"""The text side of a model without a weight: the same rows as the built model's, and the same refusals."""
 
 from pathlib import Path
 from typing import Any

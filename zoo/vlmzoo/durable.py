@@ -1,10 +1,11 @@
-"""A folder that is written whole or not at all: under a temporary name, flushed to disk, then renamed.
+"""A file or a folder that is written whole or not at all: under a temporary name, flushed to disk, then renamed.
 
-Used for checkpoints: a crash, a full disk or a signal at any moment leaves the earlier folder or the new one, never a mixture.
+A crash, a full disk or a signal at any moment leaves what was there before or what is new, never a mixture.
 """
 
 import ctypes
 import fcntl
+import json
 import os
 import secrets
 import shutil
@@ -12,8 +13,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
+from typing import Any
 
 _HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of renameat2(2)
+
+
+def replace_file(target: Path, text: str) -> None:
+    """Write a text file; where that fails (`OSError`), the earlier one stays as it was."""
+    staged = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
+    try:
+        staged.write_text(text, encoding="utf-8")
+        _flush_entry(staged)
+        os.replace(staged, target)
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+def replace_json(target: Path, data: Any) -> None:
+    """Write plain data as a file of JSON, as `replace_file` does."""
+    replace_file(target, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
 
 
 @contextmanager

@@ -23,5 +23,5 @@ def test_another_thing_than_the_contract_promises_is_refused(tmp_path: Path) -> 
         "    return [ComponentSpec(kind='template', name='number', factory='odd:number', summary='A number')]\n"
     )
     choice = load_choice("template", {"name": "odd/number"}, Catalogue.discover(extra=[plugin]))
-    with pytest.raises(PluginError, match="^`odd/number` makes a int, not a Template$"):
+    with pytest.raises(PluginError, match=r"^`odd/number` makes a int, not a Template$"):
         choice.make(Template)

@@ -7,7 +7,6 @@ A process of its own has a memory of its own: what it uses can be measured, and 
 import ctypes
 import json
 import os
-import secrets
 import shutil
 import signal
 import sys
@@ -18,6 +17,7 @@ from typing import Any
 
 from vlmzoo.comparison.cells import with_steps
 from vlmzoo.config import Recipe, load_choice, load_recipe
+from vlmzoo.durable import replace_json
 from vlmzoo.evaluation import Evaluation, evaluate, evenly, most_frequent_answers, score_answers
 from vlmzoo.training.history import read_log
 from vlmzoo.training.memory import is_shortage
@@ -67,7 +67,7 @@ def run_cell(folder: Path) -> None:
     last = result.stages[-1]
     log = read_log(last.checkpoint.parent)  # of all processes that had a part in it
     seconds = log.end["seconds"] if log.end is not None else last.seconds
-    write_json(
+    replace_json(
         folder / RESULT,
         {
             "format": 1,
@@ -91,15 +91,6 @@ def run_cell(folder: Path) -> None:
     )
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Write a file whole or not at all."""
-    staged = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    staged.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    with staged.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(staged, path)
-
-
 def _told(evaluation: Evaluation) -> dict[str, Any]:
     return {key: value for key, value in evaluation.to_dict().items() if key != "shuffled"}
 
@@ -116,7 +107,7 @@ def _measured_pace(folder: Path, recipe: Recipe) -> float:
     steps = read_log(result.checkpoint.parent).steps
     pace = median(record["seconds"] for record in steps[2:])
     shutil.rmtree(trial)
-    write_json(kept, {"seconds_per_step": pace, "measured_steps": len(steps) - 2})
+    replace_json(kept, {"seconds_per_step": pace, "measured_steps": len(steps) - 2})
     return pace
 
 
@@ -133,7 +124,7 @@ def main() -> int:
         return 130
     except Exception as error:
         report = _report(error)
-        write_json(folder / FAILURE, report)
+        replace_json(folder / FAILURE, report)
         if not isinstance(error, VlmzooError):
             raise
         print(error, file=sys.stderr)

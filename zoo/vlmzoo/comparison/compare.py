@@ -18,12 +18,13 @@ from typing import IO, Any
 
 from rich.console import Console
 
-from vlmzoo.comparison.cell import FAILURE, RESULT, RUN, TASK, write_json
+from vlmzoo.comparison.cell import FAILURE, RESULT, RUN, TASK
 from vlmzoo.comparison.cells import Cell, cells_of, combinations_of
 from vlmzoo.comparison.progress import GridProgress
 from vlmzoo.comparison.report import write_report
 from vlmzoo.comparison.result import CellFailure, CellResult, Comparison, aggregate, cell_result
 from vlmzoo.config import load_grid
+from vlmzoo.durable import replace_json
 from vlmzoo.training.run_folder import RECIPE, differences
 from vlmzoo_registry import ResourceError
 
@@ -107,7 +108,7 @@ def compare(
             cells=tuple(results.values()),
             failures=tuple(failures.values()),
         )
-        write_json(folder / COMPARISON, comparison.to_dict())
+        replace_json(folder / COMPARISON, comparison.to_dict())
         write_report(comparison, folder / REPORT, samples=_said(folder, cells, results))
     return comparison
 
@@ -117,7 +118,7 @@ def _run(place: Path, task: dict[str, Any], cell: Cell, lock: IO[str], progress:
     place.mkdir(parents=True, exist_ok=True)
     for name in (RESULT, FAILURE):
         (place / name).unlink(missing_ok=True)
-    write_json(place / TASK, task)
+    replace_json(place / TASK, task)
     command = [sys.executable, "-P", "-m", "vlmzoo.comparison.cell", str(place), str(os.getpid())]
     # A group of its own: an interruption of the terminal reaches this process alone, which then asks the cell to save, once.
     # The cell holds the lock too: where this process is killed and the system lets the cell live on, no other may start.

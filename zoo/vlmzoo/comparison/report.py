@@ -10,6 +10,7 @@ from markupsafe import Markup
 from vlmzoo.comparison.plots import score_plots
 from vlmzoo.comparison.result import Comparison
 from vlmzoo.comparison.table import budget_line, failure_lines, frequent_lines, sheet
+from vlmzoo.durable import replace_file
 
 TEMPLATE = Path(__file__).parent / "report.html.j2"
 
@@ -33,4 +34,4 @@ def write_report(comparison: Comparison, path: Path, *, samples: Sequence[Mappin
         seeds=comparison.grid["seeds"],
         versions=comparison.versions,
     )
-    path.write_text(page, encoding="utf-8")
+    replace_file(path, page)

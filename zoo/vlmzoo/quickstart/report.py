@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vlmzoo.config import Recipe
+from vlmzoo.durable import replace_file
 from vlmzoo.evaluation import Answer, Score, evenly
 from vlmzoo.quickstart.assets import LANGUAGE, VISION, QuickstartAssets
 from vlmzoo.quickstart.run import ASKED, HeldOut, QuickstartResult, group_score, held_out, pairs_of
@@ -122,7 +123,7 @@ def write_report(result: QuickstartResult, recipe: Recipe, assets: QuickstartAss
         versions=last.stage["versions"],
         credits=[NOTO_CREDIT, OPENMOJI.credit, TWEMOJI.credit, VISION.credit, LANGUAGE.credit],
     )
-    path.write_text(page, encoding="utf-8")
+    replace_file(path, page)
 
 
 def galleries(result: QuickstartResult, sets: Sequence[HeldOut]) -> dict[str, list[Card]]:

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from vlmzoo.config import Choice, Recipe, load_choice, load_recipe
+from vlmzoo.durable import replace_json
 from vlmzoo.evaluation import Answer, Evaluation, Score, evaluate, evenly, mean_score, most_frequent_answers, score_answers
 from vlmzoo.model.vlm import VLM
 from vlmzoo.quickstart.assets import QuickstartAssets, prepare
@@ -97,7 +98,7 @@ def quickstart(output: Path, *, overrides: Sequence[str] = (), console: Console 
     asked = tuple(ask(trained.model, recipe, assets, console))
     result = QuickstartResult(trained.checkpoint, asked)
     record = {"checkpoint": str(trained.checkpoint), "asked": [_plain(entry) for entry in asked]}
-    (output / RESULTS).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    replace_json(output / RESULTS, record)
     write_report(result, recipe, assets, output / REPORT)
     return result
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from vlmzoo.durable import replace_file
 from vlmzoo_registry import DataError
 
 LOG = "log.jsonl"
@@ -83,9 +84,7 @@ class RunLog:
         self.header = lines[0]
         if len(old) > len(lines):
             shutil.copyfile(path, folder / f"log.{len(list(folder.glob('log.*.jsonl'))) + 1}.jsonl")
-        staged = path.with_suffix(".partial")
-        staged.write_text("".join(_line(record) for record in lines), encoding="utf-8")
-        os.replace(staged, path)
+        replace_file(path, "".join(_line(record) for record in lines))
         self._file = path.open("a", encoding="utf-8")
 
     def __enter__(self) -> "RunLog":

@@ -1,6 +1,5 @@
 """The loss over the optimizer steps as a picture: every step as a point, a smoothed line over them."""
 
-import os
 from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from vlmzoo.durable import replace_file
 from vlmzoo.training.history import History, read_log
 from vlmzoo_registry import ResourceError
 
@@ -21,10 +21,8 @@ _MUTED, _GRID = "#57606a", "#d8dee4"
 def write_loss_plot(folder: Path) -> None:
     """Draw the log of a stage into its folder, as `loss.svg`. Raises `ResourceError` where that cannot be written."""
     history = read_log(folder)
-    staged = folder / f".{PLOT}.partial"
     try:
-        staged.write_text(loss_plot({history.name: history}), encoding="utf-8")
-        os.replace(staged, folder / PLOT)
+        replace_file(folder / PLOT, loss_plot({history.name: history}))
     except OSError as error:
         raise ResourceError(f"`{folder / PLOT}` could not be written ({error})") from error
 

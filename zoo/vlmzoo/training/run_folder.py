@@ -2,13 +2,12 @@
 
 import hashlib
 import json
-import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from vlmzoo.config import Recipe
+from vlmzoo.durable import replace_json
 from vlmzoo_registry import ResourceError
 
 RECIPE = "recipe.json"
@@ -45,9 +44,7 @@ def claim(output: Path, recipe: Recipe, *, writes: bool) -> None:
         for stage in recipe.stages:
             (output / stage.name).mkdir(parents=True, exist_ok=True)
         if there != wanted:
-            staged = output / f".{RECIPE}.{secrets.token_hex(4)}"
-            staged.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
-            os.replace(staged, kept)
+            replace_json(kept, wanted)
     except OSError as error:
         raise ResourceError(f"`{output}` cannot be written ({error}): choose another `--output`") from error
 
