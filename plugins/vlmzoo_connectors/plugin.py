@@ -1,4 +1,7 @@
-"""The connectors that ship with vlmzoo, described; nothing heavy is imported here."""
+"""The connectors that ship with vlmzoo, described; nothing heavy is imported here.
+
+The licence is that of the code here, written for vlmzoo from the papers; the modules name the licence of a paper's own code.
+"""
 
 from vlmzoo_registry import ComponentSpec, hookimpl
 
@@ -7,6 +10,15 @@ from vlmzoo_registry import ComponentSpec, hookimpl
 def vlmzoo_components() -> list[ComponentSpec]:
     """Describe the connectors."""
     return [
+        ComponentSpec(
+            kind="connector",
+            name="identity",
+            factory="vlmzoo_connectors.identity:identity",
+            config="vlmzoo_connectors.config:IdentityConfig",
+            summary="Tokens as they come, where their width already fits.",
+            license="Apache-2.0",
+            tiny={},
+        ),
         ComponentSpec(
             kind="connector",
             name="linear",
@@ -29,11 +41,51 @@ def vlmzoo_components() -> list[ComponentSpec]:
         ),
         ComponentSpec(
             kind="connector",
+            name="norm",
+            factory="vlmzoo_connectors.norm:norm",
+            config="vlmzoo_connectors.config:NormConfig",
+            summary="LayerNorm or RMSNorm on each token, as a link of a chain (Gemma-3, Mistral-Small-3.1).",
+            paper="https://arxiv.org/abs/1910.07467",
+            license="Apache-2.0",
+            tiny={"kind": "rms_offset"},
+        ),
+        ComponentSpec(
+            kind="connector",
             name="pixel-shuffle",
-            factory="vlmzoo_connectors.pixel_shuffle:PixelShuffle",
+            factory="vlmzoo_connectors.pixel_shuffle:pixel_shuffle",
             config="vlmzoo_connectors.config:PixelShuffleConfig",
             summary="Folds neighbouring tokens into the channels: fewer, wider tokens (InternVL, Idefics3). No parameters.",
             paper="https://arxiv.org/abs/2404.16821",
+            license="Apache-2.0",
+            tiny={"factor": 2},
+        ),
+        ComponentSpec(
+            kind="connector",
+            name="average-pool",
+            factory="vlmzoo_connectors.average_pool:average_pool",
+            config="vlmzoo_connectors.config:AveragePoolConfig",
+            summary="The mean of kernel x kernel neighbours (Gemma-3). No parameters.",
+            paper="https://arxiv.org/abs/2503.19786",
+            license="Apache-2.0",
+            tiny={"kernel": 2},
+        ),
+        ComponentSpec(
+            kind="connector",
+            name="adaptive-pool",
+            factory="vlmzoo_connectors.adaptive_pool:adaptive_pool",
+            config="vlmzoo_connectors.config:AdaptivePoolConfig",
+            summary="Means that give a grid of a fixed size (PerceptionLM). No parameters.",
+            paper="https://arxiv.org/abs/2504.13180",
+            license="Apache-2.0",
+            tiny={"grid": [2, 3]},
+        ),
+        ComponentSpec(
+            kind="connector",
+            name="interpolate",
+            factory="vlmzoo_connectors.interpolate:interpolate",
+            config="vlmzoo_connectors.config:InterpolateConfig",
+            summary="A grid of another size, read off between the places (LLaVA-OneVision). No parameters.",
+            paper="https://arxiv.org/abs/2408.03326",
             license="Apache-2.0",
             tiny={"factor": 2},
         ),

@@ -1,7 +1,7 @@
 """A fixed number of learned queries that gather what is in the image tokens: Flamingo's Perceiver resampler.
 
 Flamingo (arXiv:2204.14198, section 3.1 and appendix A.1.1), in OpenFlamingo's form (arXiv:2308.01390); with
-`activation: relu` it is IDEFICS's.
+`activation: relu` it is IDEFICS's, which may norm queries and keys.
 """
 
 import torch
@@ -27,6 +27,8 @@ class _Layer(nn.Module):
         self.key = nn.Linear(width, inner, bias=False)
         self.value = nn.Linear(width, inner, bias=False)
         self.output = nn.Linear(inner, width, bias=False)
+        self.query_norm = nn.LayerNorm(config.head_width) if config.query_key_norm else nn.Identity()
+        self.key_norm = nn.LayerNorm(config.head_width) if config.query_key_norm else nn.Identity()
         self.feedforward = nn.Sequential(
             nn.LayerNorm(width, eps=config.norm_epsilon),
             nn.Linear(width, hidden, bias=False),
@@ -37,11 +39,11 @@ class _Layer(nn.Module):
     def forward(self, latents: Float[Tensor, "B Q D"], tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "B Q D"]:
         normed = self.latent_norm(latents)  # B Q D
         context = torch.cat([self.token_norm(tokens), normed], dim=1)  # B N+Q D: latents join keys and values
-        queries, keys, values = self.query(normed), self.key(context), self.value(context)
-        split = [
-            part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (queries, keys, values)
-        ]  # B heads . head_width
-        attended = functional.scaled_dot_product_attention(*split)  # B heads Q head_width
+        queries, keys, values = (
+            part.unflatten(2, (self.heads, -1)).transpose(1, 2)
+            for part in (self.query(normed), self.key(context), self.value(context))
+        )  # B heads . head_width
+        attended = functional.scaled_dot_product_attention(self.query_norm(queries), self.key_norm(keys), values)
         latents = latents + self.output(attended.transpose(1, 2).flatten(2))
         return latents + self.feedforward(latents)
 

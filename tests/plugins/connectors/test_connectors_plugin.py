@@ -19,7 +19,10 @@ def attribute(reference: str):
 
 
 def test_names():
-    assert sorted(SPECS) == ["cross-attention", "linear", "mlp", "pixel-shuffle", "resampler"]
+    assert sorted(SPECS) == [
+        "adaptive-pool", "average-pool", "cross-attention", "identity", "interpolate", "linear", "mlp", "norm", "pixel-shuffle",
+        "resampler",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SPECS)

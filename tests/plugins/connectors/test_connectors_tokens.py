@@ -16,7 +16,7 @@ from transformers.models.mistral3.modeling_mistral3 import Mistral3PatchMerger
 from vlmzoo_connectors.config import LinearConfig, MlpConfig, PixelShuffleConfig, ResamplerConfig
 from vlmzoo_connectors.linear import linear
 from vlmzoo_connectors.mlp import mlp
-from vlmzoo_connectors.pixel_shuffle import PixelShuffle
+from vlmzoo_connectors.pixel_shuffle import pixel_shuffle
 from vlmzoo_connectors.resampler import Resampler
 from vlmzoo_registry import AssemblyError, ConnectorContext, FeatureShape, VisionFeatures
 
@@ -127,6 +127,9 @@ def test_scaled_output_norm_starts_at_the_scale():
         ({"output_norm": "layer_scaled"}, "`output_norm: layer_scaled` needs `output_scale`"),
         ({"output_scale": 0.5}, r"`output_scale` \(=0.5\) is read with `output_norm: layer_scaled` only, not with .*none"),
         ({"depth": 1, "hidden_width": 8}, r"`hidden_width` \(=8\) needs a `depth` of at least 2 \(is 1\)"),
+        ({"depth": 1, "hidden_factor": 4}, r"`hidden_factor` \(=4.0\) needs a `depth` of at least 2 \(is 1\)"),
+        ({"hidden_width": 8, "hidden_factor": 4}, r"`hidden_width` \(=8\) and `hidden_factor` \(=4.0\) both say .* give one"),
+        ({"gated": True, "depth": 3}, r"`gated` has one hidden layer, which is `depth` 2 \(is 3\)"),
         ({"dept": 1}, "Extra inputs are not permitted"),
     ],
 )
@@ -148,10 +151,10 @@ def test_pixel_shuffle_puts_every_place_where_it_says():
     tokens = torch.stack([100 * place, 100 * place + 1], dim=-1).view(1, 24, 2)  # channel c of place p is 100 p + c
     given = VisionFeatures(tokens, (4, 6))
 
-    spatial = PixelShuffle(PixelShuffleConfig(), where)(given)
+    spatial = pixel_shuffle(PixelShuffleConfig(), where)(given)
     assert spatial.grid == (2, 3)
     assert spatial.tokens[0, 4].tolist() == [1400, 1401, 1500, 1501, 2000, 2001, 2100, 2101]  # rows 2-3, columns 2-3
-    channel = PixelShuffle(PixelShuffleConfig(order="c_dy_dx"), where)(given)
+    channel = pixel_shuffle(PixelShuffleConfig(order="c_dy_dx"), where)(given)
     assert channel.tokens[0, 4].tolist() == [1400, 1500, 2000, 2100, 1401, 1501, 2001, 2101]
 
     for order, came in (("dy_dx_c", spatial), ("c_dy_dx", channel)):
@@ -176,7 +179,7 @@ def test_pixel_shuffle_is_that_of_idefics3():
     )
     given = features(where)
     theirs = Idefics3Connector(config).pixel_shuffle(given.tokens, 3)
-    assert torch.equal(PixelShuffle(PixelShuffleConfig(factor=3), where)(given).tokens, theirs)
+    assert torch.equal(pixel_shuffle(PixelShuffleConfig(factor=3), where)(given).tokens, theirs)
 
 
 def test_pixel_shuffle_with_channels_first_is_mistral3s_merger():
@@ -188,29 +191,29 @@ def test_pixel_shuffle_with_channels_first_is_mistral3s_merger():
     )
     theirs, given = Mistral3PatchMerger(config), features(where)
     expected = theirs(given.tokens.flatten(0, 1), [(4 * 14, 8 * 14)] * 2)
-    ours = PixelShuffle(PixelShuffleConfig(order="c_dy_dx"), where)(given)
+    ours = pixel_shuffle(PixelShuffleConfig(order="c_dy_dx"), where)(given)
     torch.testing.assert_close(theirs.merging_layer(ours.tokens).flatten(0, 1), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_pixel_shuffle_says_every_misfit_at_once_with_the_numbers():
     with pytest.raises(AssemblyError) as caught:
-        PixelShuffle(PixelShuffleConfig(factor=4), context(width=12, grid=(4, 6), prefix=5, output=20))
+        pixel_shuffle(PixelShuffleConfig(factor=4), context(width=12, grid=(4, 6), prefix=5, output=20))
     text = str(caught.value)
     assert "`connectors/pixel-shuffle` does not fit to 29 tokens of width 12 (grid 4x6, prefix 5)" in text
     assert "`factor` (=4) must divide both sides of the grid (4x6)" in text
     assert "it takes 0 prefix tokens and 5 come in" in text
     assert "set `prefix: drop`" in text
-    assert "it puts out width 192 (= 4 x 4 x 12) where 20 is needed" in text
+    assert "it puts out width 192 where 20 is needed" in text
     assert len(caught.value.reasons) == 3
 
 
 def test_pixel_shuffle_refuses_tokens_without_places():
     with pytest.raises(AssemblyError, match="these tokens have no grid: put it before the connector that drops the grid"):
-        PixelShuffle(PixelShuffleConfig(), context(grid=None))
+        pixel_shuffle(PixelShuffleConfig(), context(grid=None))
 
 
 def test_pixel_shuffle_refuses_what_it_was_not_built_for_when_it_runs():
-    connector = PixelShuffle(PixelShuffleConfig(), context(grid=(4, 6)))
+    connector = pixel_shuffle(PixelShuffleConfig(), context(grid=(4, 6)))
     with pytest.raises(AssemblyError, match=r"`factor` \(=2\) must divide both sides of the grid \(3x6\)"):
         connector.output_grid((3, 6))
     with pytest.raises(AssemblyError, match="it takes 0 prefix tokens and 1 come in"):
@@ -220,11 +223,13 @@ def test_pixel_shuffle_refuses_what_it_was_not_built_for_when_it_runs():
 # Resampler
 
 
-def test_resampler_with_relu_is_that_of_idefics():
+@pytest.mark.parametrize("query_key_norm", [True, False])
+def test_resampler_with_relu_is_that_of_idefics(query_key_norm):
     where = context(width=16, grid=(3, 3), prefix=1)
-    config = IdeficsConfig(vision_config={"embed_dim": 16}, perceiver_config={"qk_layer_norms_perceiver": False})
+    config = IdeficsConfig(vision_config={"embed_dim": 16}, perceiver_config={"qk_layer_norms_perceiver": query_key_norm})
     theirs = IdeficsPerceiverResampler(config, 16, 2, 3, 8, 5)
-    ours = Resampler(ResamplerConfig(queries=5, depth=2, heads=3, head_width=8, activation="relu"), where)
+    options = ResamplerConfig(queries=5, depth=2, heads=3, head_width=8, activation="relu", query_key_norm=query_key_norm)
+    ours = Resampler(options, where)
     ours.latents.data.copy_(theirs.latents.data)
     copy(ours.norm, theirs.layer_norm)
     for layer, (attention, feedforward) in zip(ours.layers, theirs.blocks, strict=True):
@@ -234,6 +239,9 @@ def test_resampler_with_relu_is_that_of_idefics():
         copy(layer.key, attention.k_proj)
         copy(layer.value, attention.v_proj)
         copy(layer.output, attention.output_proj)
+        if query_key_norm:
+            copy(layer.query_norm, randomised(attention.q_layer_norm))
+            copy(layer.key_norm, randomised(attention.k_layer_norm))
         copy(layer.feedforward[0], randomised(feedforward.ln))
         copy(layer.feedforward[1], feedforward.fc)
         copy(layer.feedforward[3], feedforward.c_proj)
@@ -297,9 +305,9 @@ def slow_resampler(module: Resampler, image: torch.Tensor) -> torch.Tensor:
     return torch.stack([module.projection.weight @ slow_norm(latent, module.norm) for latent in latents])
 
 
-@pytest.mark.parametrize("build", [linear, mlp, PixelShuffle, Resampler])
+@pytest.mark.parametrize("build", [linear, mlp, pixel_shuffle, Resampler])
 def test_builds_on_meta_and_every_parameter_gets_a_gradient(build):
-    config = {linear: LinearConfig, mlp: MlpConfig, PixelShuffle: PixelShuffleConfig, Resampler: ResamplerConfig}[build]()
+    config = {linear: LinearConfig, mlp: MlpConfig, pixel_shuffle: PixelShuffleConfig, Resampler: ResamplerConfig}[build]()
     where = context()
     with torch.device("meta"):
         described = build(config, where)

@@ -1,80 +1,11 @@
-"""The options of the connectors; importable without torch, so that recipes are checked and schemas written fast."""
+"""The options of the blocks between the decoder's layers."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from vlmzoo_connectors.config.common import Activation, Positive, PositiveFloat
 from vlmzoo_registry import ComponentConfig
-
-Activation = Literal["gelu", "gelu_tanh", "silu", "relu"]
-Positive = Annotated[int, Field(ge=1)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-
-
-class LinearConfig(ComponentConfig):
-    """Options of `connectors/linear`."""
-
-    bias: bool = True
-
-
-class MlpConfig(ComponentConfig):
-    """Options of `connectors/mlp`; the defaults are LLaVA-1.5's `mlp2x_gelu`.
-
-    `depth` counts the matrices; `activation` stands between them (`gelu` is the exact one); `hidden_width` defaults to the
-    output width. `input_norm: layer` is a LayerNorm before the first matrix (InternVL); `plain` one without weights, which
-    stands high learning rates better. `output_norm` is a LayerNorm after the last: `layer` starts at weight 1,
-    `layer_scaled` at `output_scale`, to be set to the standard deviation of the language model's embeddings, so that image
-    tokens start as loud as text.
-    """
-
-    depth: Positive = 2
-    activation: Activation = "gelu"
-    hidden_width: Positive | None = None
-    bias: bool = True
-    input_norm: Literal["none", "layer", "plain"] = "none"
-    output_norm: Literal["none", "layer", "layer_scaled"] = "none"
-    output_scale: PositiveFloat | None = None
-    norm_epsilon: PositiveFloat = 1e-5
-
-    @model_validator(mode="after")
-    def _every_option_is_read(self) -> "MlpConfig":
-        reasons = []
-        if self.output_norm == "layer_scaled" and self.output_scale is None:
-            reasons.append("`output_norm: layer_scaled` needs `output_scale`, the weight its LayerNorm starts with")
-        if self.output_norm != "layer_scaled" and self.output_scale is not None:
-            reasons.append(
-                f"`output_scale` (={self.output_scale}) is read with `output_norm: layer_scaled` only, not with "
-                f"`output_norm: {self.output_norm}`"
-            )
-        if self.depth == 1 and self.hidden_width is not None:
-            reasons.append(f"`hidden_width` (={self.hidden_width}) needs a `depth` of at least 2 (is {self.depth})")
-        if reasons:
-            raise ValueError("; ".join(reasons))
-        return self
-
-
-class PixelShuffleConfig(ComponentConfig):
-    """Options of `connectors/pixel-shuffle`.
-
-    `factor` x `factor` neighbours become one token. `order` is the order of the channels that come out: `dy_dx_c` has the
-    neighbours' channels one neighbour after the other (Idefics3, SmolVLM, InternVL), `c_dy_dx` has the neighbours of one
-    channel side by side (Mistral-Small-3.1's patch merger).
-    """
-
-    factor: Annotated[int, Field(ge=2)] = 2
-    order: Literal["dy_dx_c", "c_dy_dx"] = "dy_dx_c"
-
-
-class ResamplerConfig(ComponentConfig):
-    """Options of `connectors/resampler`; the defaults are OpenFlamingo's."""
-
-    queries: Positive = 64
-    depth: Positive = 6
-    heads: Positive = 8
-    head_width: Positive = 64
-    feedforward_multiplier: Positive = 4
-    activation: Activation = "gelu"
-    norm_epsilon: PositiveFloat = 1e-5
 
 
 class CrossAttentionConfig(ComponentConfig):
