@@ -1,10 +1,8 @@
 """Images with a caption each: rows `{image, caption[, id]}` and a folder of images."""
 
-from functools import partial
-
-from vlmzoo_registry.images import open_image
-from vlmzoo_registry.tasks import IMAGE, Dataset, Sample, Turn
+from vlmzoo_registry.tasks import Dataset, Sample
 from vlmzoo_tasks.config import CaptionsConfig
+from vlmzoo_tasks.described import described_image
 from vlmzoo_tasks.rows import BadRows, caption_field, read_rows, row_id, text_field
 
 
@@ -31,9 +29,4 @@ class CaptionsDataset(Dataset):
         """The image and its caption, as what the assistant says when it is shown the image."""
         line, identifier, image, caption = self.rows[index]
         source = f"{self.path}:{line}"
-        return Sample(
-            id=identifier,
-            turns=(Turn("user", IMAGE), Turn("assistant", caption)),
-            images=(partial(open_image, self.images / image, where=f"{source}: image", root=self.images),),
-            source=source,
-        )
+        return described_image(identifier, image, caption, (), images=self.images, source=source, field="image")

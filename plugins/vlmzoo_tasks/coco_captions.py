@@ -52,7 +52,7 @@ class CocoCaptionsDataset(Dataset):
         number, identifier, file, caption = self.rows[index]
         return described_image(
             identifier,
-            self.config.images / file,
+            file,
             caption,
             self.config.prompts,
             images=self.config.images,

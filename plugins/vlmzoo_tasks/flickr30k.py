@@ -50,7 +50,7 @@ class Flickr30kDataset(Dataset):
         line, identifier, image, caption = self.rows[index]
         return described_image(
             identifier,
-            self.config.images / image,
+            image,
             caption,
             self.config.prompts,
             images=self.config.images,

@@ -5,11 +5,15 @@ A file is read to its end before anything is raised, so that one look shows the 
 
 import gzip
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from vlmzoo_registry.errors import DataError
+from vlmzoo_registry.images import open_image
 from vlmzoo_registry.tasks import IMAGE, Turn
 
 SHOWN = 20
@@ -77,6 +81,11 @@ def image_names(row: dict[str, Any], field: str, line: int, bad: BadRows) -> tup
         bad.add(line, field, f"must be a path or a list of paths (is {value!r:.60}): correct it, or leave it out")
         return ()
     return tuple(names)
+
+
+def image_opener(folder: Path, name: str, where: str) -> Callable[[], Image.Image]:
+    """What opens the image `name`, which must lie under `folder`, when it is called; `where` leads the message of an error."""
+    return partial(open_image, folder / name, where=where, root=folder)
 
 
 def check_markers(turns: Sequence[Turn], images: Sequence[str], field: str, words: str, line: int, bad: BadRows) -> None:

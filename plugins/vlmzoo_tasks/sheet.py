@@ -1,6 +1,5 @@
 """Many small pictures in one image file, with a label each: a data set that travels as two files."""
 
-import hashlib
 from functools import cached_property, partial
 from string import Formatter
 from typing import Any
@@ -12,13 +11,13 @@ from vlmzoo_registry.images import open_image
 from vlmzoo_registry.suggest import did_you_mean
 from vlmzoo_registry.tasks import IMAGE, Dataset, Sample, Turn
 from vlmzoo_tasks.config import SheetConfig
+from vlmzoo_tasks.draws import draw
 from vlmzoo_tasks.rows import BadRows, read_rows, row_id, text_field
 
 
 def held_out(concept: str, share: float) -> bool:
     """Whether a concept belongs to the share that is held out: decided by its name alone, the same on every machine."""
-    draw = int.from_bytes(hashlib.sha256(concept.encode()).digest()[:8], "big")
-    return draw < share * 2**64
+    return draw(concept) < share * 2**64
 
 
 class SheetDataset(Dataset):
