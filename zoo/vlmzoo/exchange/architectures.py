@@ -1,0 +1,92 @@
+"""Architectures of transformers as the `config:` of a zoo part and back, and what a published config leaves unsaid of them."""
+
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModel, PreTrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from vlmzoo_registry import AssemblyError
+
+# Where a config was once read from and in which type; the part has options of its own for these, or none.
+_NOT_ARCHITECTURE = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "quantization_config")
+
+_ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "silu": "silu",
+    "swish": "silu",
+    "relu": "relu",
+}
+
+
+def fields(config: PreTrainedConfig) -> dict[str, Any]:
+    """The `config:` of the zoo part that has this architecture."""
+    return {
+        "model_type": config.model_type,
+        **{key: value for key, value in config.to_diff_dict().items() if key not in (*_NOT_ARCHITECTURE, "model_type")},
+    }
+
+
+def published(part: dict[str, Any]) -> PreTrainedConfig:
+    """The architecture of a zoo part of a spelt out section."""
+    given = dict(part["config"])
+    return AutoConfig.for_model(given.pop("model_type"), **given)
+
+
+def prefix_tokens(vision: PreTrainedConfig) -> int:
+    """How many tokens a tower puts before those of the patches, counted in a run without values."""
+    with torch.device("meta"), torch.no_grad():
+        tower = AutoModel.from_config(vision)
+        tokens = tower(pixel_values=torch.zeros(1, 3, vision.image_size, vision.image_size)).last_hidden_state.shape[1]
+    return tokens - (vision.image_size // vision.patch_size) ** 2
+
+
+def blocks(hidden_states: int | list[int], depth: int) -> list[int]:
+    """The blocks, counted from the end, whose outputs stand at these places of transformers' `hidden_states`.
+
+    The first of these is the embedding, so place k is what block k - 1 puts out. Raises `AssemblyError` for the embedding.
+    """
+    places = [hidden_states] if isinstance(hidden_states, int) else list(hidden_states)
+    counted = [place if place < 0 else place - depth - 1 for place in places]
+    beyond = [place for place, block in zip(places, counted, strict=True) if not -depth <= block <= -1]
+    if beyond:
+        raise AssemblyError(
+            "the layers of the tower cannot be told apart",
+            [f"`vision_feature_layer` names {beyond}: that is not the output of one of the tower's {depth} blocks"],
+        )
+    return counted
+
+
+def hidden_states(layers: list[int], depth: int) -> int | list[int]:
+    """The other way: places of transformers' `hidden_states`, counted from the end."""
+    places = [layer if layer < 0 else layer - depth for layer in layers]
+    return places[0] if len(places) == 1 else places
+
+
+def activation(name: str) -> str:
+    """A connector's word for an activation of transformers. Raises `AssemblyError` for one that connectors do not have."""
+    if name not in _ACTIVATIONS:
+        raise AssemblyError(
+            "the activation of the connector is unknown here",
+            [f"`projector_hidden_act` (={name}) is none of those that connectors have: {', '.join(sorted(_ACTIVATIONS))}"],
+        )
+    return _ACTIVATIONS[name]
+
+
+def published_activation(name: str) -> str:
+    """Transformers' word for a connector's activation."""
+    return next(published for published, own in _ACTIVATIONS.items() if own == name)
+
+
+def backbone_names(text: PreTrainedConfig, published_backbone: str) -> tuple[tuple[str, str], ...]:
+    """Where a text model, and `lm_head` beside it, stand in the zoo's `transformers/causal-lm` of the same architecture."""
+    causal = MODEL_FOR_CAUSAL_LM_MAPPING[type(text)]
+    with torch.device("meta"):
+        twin = causal(text)
+    head = next(name for name, module in twin.named_modules() if module is twin.get_output_embeddings())
+    return (
+        (published_backbone, f"language.model.{causal.base_model_prefix}"),
+        ("lm_head", f"language.model.{head}"),
+    )

@@ -1,0 +1,18 @@
+"""The published classes that can be exchanged, in the order in which an export tries them."""
+
+from transformers import PreTrainedModel
+
+from vlmzoo.exchange.exchange import Exchange
+from vlmzoo.exchange.llava import LlavaExchange
+from vlmzoo_registry import ConfigError
+
+EXCHANGES: tuple[Exchange, ...] = (LlavaExchange(),)
+
+
+def exchange_of(model: PreTrainedModel) -> Exchange:
+    """What the zoo knows of the class of `model`. Raises `ConfigError` where it knows nothing, with the classes it does."""
+    for exchange in EXCHANGES:
+        if type(model) is exchange.published:
+            return exchange
+    known = ", ".join(exchange.published.__name__ for exchange in EXCHANGES)
+    raise ConfigError(f"`{type(model).__name__}` is none of the classes that can be taken apart: {known}")

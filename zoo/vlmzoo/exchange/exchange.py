@@ -1,0 +1,64 @@
+"""What the zoo knows of one published class of transformers: which parts make it, under which names, and the way back."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
+
+from vlmzoo.exchange.names import Names
+from vlmzoo.model.vlm import VLM
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """The components that a published class consists of: full names, the connectors in the order of the chain.
+
+    `layout` is None where an image is seen as a whole.
+    """
+
+    architecture: str
+    vision: str
+    connector: tuple[str, ...]
+    language: str
+    layout: str | None = None
+
+
+class Exchange(ABC):
+    """One published class. A `section` is a zoo `model:` section without a template."""
+
+    published: ClassVar[type[PreTrainedModel]]
+    pattern: ClassVar[Pattern]
+
+    @property
+    def name(self) -> str:
+        """What messages call the class."""
+        return self.published.__name__.removesuffix("ForConditionalGeneration")
+
+    @abstractmethod
+    def section(self, config: PreTrainedConfig) -> dict[str, Any]:
+        """The zoo model that computes what the class computes with this config.
+
+        Raises `AssemblyError` with every reason why the zoo has no such parts.
+        """
+
+    @abstractmethod
+    def names(self, config: PreTrainedConfig) -> Names:
+        """Where the tensors stand."""
+
+    @abstractmethod
+    def config(self, model: VLM) -> PreTrainedConfig:
+        """The config of the class that comes nearest to a zoo model of its `pattern`.
+
+        What it cannot express is not looked at here: whoever asks compares `section` of the result with the model's own.
+        """
+
+    @abstractmethod
+    def inputs(self, batch: Mapping[str, Tensor], config: PreTrainedConfig) -> dict[str, Tensor]:
+        """A zoo batch in the form in which the class takes it."""
+
+    @abstractmethod
+    def processor(self, model: VLM, config: PreTrainedConfig) -> ProcessorMixin:
+        """The class's processor that does what the zoo model's processor does."""

@@ -1,0 +1,146 @@
+"""`vlmzoo.to_transformers`: a zoo model as the published class that can express it, proved on the same input."""
+
+import os
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import PreTrainedModel, ProcessorMixin
+
+from vlmzoo.durable import replaced_folder
+from vlmzoo.exchange.classes import EXCHANGES
+from vlmzoo.exchange.exchange import Exchange
+from vlmzoo.exchange.names import fill
+from vlmzoo.exchange.sections import component_differences, option_differences, spelt_out
+from vlmzoo.exchange.trial import Difference, apart, difference, in_type, trial_batch
+from vlmzoo.model.tensors import own_tensors
+from vlmzoo.model.vlm import VLM
+from vlmzoo_registry import AssemblyError, CheckpointError, Turn
+from vlmzoo_registry.tasks import IMAGE
+
+_QUESTION = "What is this?"
+_PIXELS = 1e-5
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A published model and its processor; `difference` is how far their logits are from those of the zoo model.
+
+    `processor` is None where the zoo model has none.
+    """
+
+    model: PreTrainedModel
+    processor: ProcessorMixin | None
+    difference: float
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write a folder that plain transformers loads; all of it, or nothing.
+
+        Raises `CheckpointError` where there is something at `folder` already.
+        """
+        target = Path(folder).resolve()
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise CheckpointError(f"`{target}` is not empty: choose another folder, or remove it first")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replaced_folder(target) as staging:
+            self.model.save_pretrained(staging)
+            if self.processor is not None:
+                self.processor.save_pretrained(staging)
+
+
+def to_transformers(model: VLM) -> Exported:
+    """Give a zoo model as the most native class of transformers that can express it, with the same weights.
+
+    Everything the class computes is compared with what the zoo model is made of, option by option; then both are run, on ids
+    and pixels and on an image and a text through both processors, and must give the same logits. The class has one type for
+    all its weights, that of the language model.
+
+    Raises `AssemblyError` with every reason, for every class, why none can express the model, and where logits or the inputs
+    that the processors make differ.
+    """
+    reasons = [f"`{part}` has adapters: train with them merged, or merge them first" for part in model.adapters]
+    if reasons:
+        raise AssemblyError("the model cannot be given to transformers as it is", reasons)
+    for exchange in EXCHANGES:
+        found = misfits(exchange, model)
+        if not found:
+            return _exported(exchange, model)
+        reasons += [f"{exchange.name}: {reason}" for reason in found]
+    raise AssemblyError("no class of transformers that the zoo knows can express this model", reasons)
+
+
+def misfits(exchange: Exchange, model: VLM) -> list[str]:
+    """Every reason why the class cannot express the model; the options are looked at once the components fit."""
+    own = spelt_out(model.config.model)
+    reasons = component_differences(own, exchange.pattern, exchange.name)
+    if reasons:
+        return reasons
+    try:
+        config = exchange.config(model)
+        published = spelt_out(exchange.section(config))
+    except AssemblyError as error:
+        return list(error.reasons or (error.message,))
+    # The embedding has grown since the section was written: by the image token, and by what else the tokenizer has.
+    if "vocab_size" in own["language"]["config"]:
+        own["language"]["config"]["vocab_size"] = model.language.text_config.vocab_size
+    return option_differences(own, published, exchange.name)
+
+
+def _exported(exchange: Exchange, model: VLM) -> Exported:
+    config = exchange.config(model)
+    weights = model.get_input_embeddings().weight
+    published = exchange.published._from_config(config, dtype=weights.dtype).to(weights.device).eval()
+    names = exchange.names(config)
+    fill(own_tensors(published), own_tensors(model), names.to_published, what=f"zoo parts into {exchange.published.__name__}")
+    published.generation_config = deepcopy(model.generation_config)
+    was_training = model.training
+    model.eval()
+    found = difference(exchange, published, model, trial_batch(model))
+    found.check(exchange.name)
+    processor = None
+    if model.processor is not None:
+        processor = exchange.processor(model, config)
+        found = max(found, _through_processors(exchange, published, processor, model), key=lambda one: one.largest)
+        found.check(exchange.name)
+    model.train(was_training)
+    return Exported(published, processor, found.largest)
+
+
+def _through_processors(exchange: Exchange, published: PreTrainedModel, processor: ProcessorMixin, model: VLM) -> Difference:
+    """An image and a question through both processors, then both models. Raises `AssemblyError` where the inputs differ."""
+    zoo = model.processor
+    transform = model.vision.transform
+    noise = np.random.default_rng(0).integers(0, 256, (transform.height + 9, 2 * transform.width - 5, 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    own = zoo(text=IMAGE + _QUESTION, images=image)
+    prompt = zoo.template.render([Turn("user", IMAGE + _QUESTION)], prompt=True).text
+    theirs = dict(processor(text=[prompt.replace(IMAGE, zoo.image_token.text)], images=[image], return_tensors="pt"))
+    wanted = exchange.inputs(own, published.config)
+    reasons = [
+        f"`{name}`: {reason}"
+        for name in wanted.keys() | theirs.keys()
+        if (reason := _unlike(wanted.get(name), theirs.get(name))) is not None
+    ]
+    if reasons:
+        raise AssemblyError(f"the processor of {exchange.name} makes other inputs than the zoo model's", sorted(reasons))
+    device = model.device
+    with torch.inference_mode():
+        logits = model(**{name: tensor.to(device) for name, tensor in own.items()}).logits
+        inputs = in_type({name: tensor.to(device) for name, tensor in theirs.items()}, published.dtype)
+        return apart(logits, published(**inputs).logits)
+
+
+def _unlike(own: Tensor | None, theirs: Tensor | None) -> str | None:
+    """How two inputs differ beyond rounding; None where they do not."""
+    if own is None or theirs is None:
+        return "only transformers has it" if own is None else "only the zoo has it"
+    if own.shape != theirs.shape:
+        return f"{list(theirs.shape)}, and the zoo has {list(own.shape)}"
+    apart = (own.double() - theirs.double()).abs().max().item()
+    if apart > (_PIXELS if own.is_floating_point() else 0):
+        return f"differs from the zoo's by {apart:.3g}"
+    return None
