@@ -44,7 +44,7 @@ def collator(model: VLM) -> Collator:
         template=processor.template,
         tokenizer=processor.tokenizer,
         image_token=processor.image_token,
-        transform=processor.transform,
+        images=processor.images,
         max_length=128,
     )
 

@@ -41,7 +41,7 @@ def plain() -> VLMProcessor:
 
 @pytest.fixture(scope="module")
 def talk(plain: VLMProcessor) -> VLMProcessor:
-    return VLMProcessor(tokenizer=plain.tokenizer, transform=plain.transform, template=Talk(), image_token=plain.image_token)
+    return VLMProcessor(tokenizer=plain.tokenizer, images=plain.images, template=Talk(), image_token=plain.image_token)
 
 
 def texts(processor: VLMProcessor, batch: dict[str, torch.Tensor]) -> list[str]:
@@ -79,7 +79,7 @@ def test_each_row_has_its_own_images_in_order(plain: VLMProcessor) -> None:
     batch = plain(text=["<image><image>", "<image>"], images=[shown[:2], shown[2:]])
     assert batch["image_mask"].tolist() == [[True, True], [True, False]]
     for pixels, image in zip(batch["pixel_values"][batch["image_mask"]], shown, strict=True):
-        assert torch.equal(pixels, plain.transform(image))
+        assert torch.equal(pixels, plain.images.transform(image))
     assert not batch["pixel_values"][1, 1].any()
 
 
@@ -113,7 +113,7 @@ def test_generation_starts_from_the_ids_that_training_saw(words: str, talk: VLMP
         template=talk.template,
         tokenizer=talk.tokenizer,
         image_token=talk.image_token,
-        transform=talk.transform,
+        images=talk.images,
         max_length=1000,
     )
     turns = (Turn("user", "<image>what?"), Turn("assistant", words))

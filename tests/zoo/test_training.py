@@ -336,7 +336,7 @@ def test_a_loss_that_is_no_number_stops_the_run_before_the_weights_change(
     """One row of four has pixels that are no numbers."""
     plan = load_recipe(recipe(data, batch_size=4, micro_batch=micro))
     model = vlmzoo.build(plan.model)
-    transform = type(model.processor.transform)
+    transform = type(model.processor.images.transform)
     poisoned = Image.new("RGB", (8, 8), "red")
     original = transform.__call__
     monkeypatch.setattr(

@@ -87,7 +87,7 @@ def loss(model: Any, plan: Any, rows: list[Sample]) -> float:
         template=processor.template,
         tokenizer=processor.tokenizer,
         image_token=processor.image_token,
-        transform=processor.transform,
+        images=processor.images,
         max_length=1000,
     )
     with torch.no_grad():

@@ -3,38 +3,57 @@
 All reasons why a combination does not fit are collected before any is raised.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
 from vlmzoo.config import Choice, ModelConfig, load_model
 from vlmzoo.data.encode import ImageToken
+from vlmzoo.data.reader import ImageReader, one_marker, thumbnail_slots
 from vlmzoo.image_token import find_image_token
 from vlmzoo.manifest import ComponentRecord
 from vlmzoo.model.configuration import VLMConfig
 from vlmzoo.model.cross_attention import CrossAttentionVLM
-from vlmzoo.model.tensors import layout
+from vlmzoo.model.hybrid import HybridVLM
+from vlmzoo.model.merged_encoder import MergedEncoder
+from vlmzoo.model.tensors import layout as tensor_layout
 from vlmzoo.model.unified import UnifiedVLM
 from vlmzoo.model.vlm import VLM
 from vlmzoo.processor import VLMProcessor
 from vlmzoo.tokenizer import read_tokenizer
 from vlmzoo_registry import (
+    Arrangement,
     AssemblyError,
     Catalogue,
     Connector,
     ConnectorContext,
     FeatureShape,
+    ImageLayout,
+    ImageSize,
+    ImageText,
+    InstructedConnector,
     LanguageModel,
     LayersConnector,
+    LayoutContext,
+    NoOptions,
     PluginError,
     Template,
     VisionEncoder,
     VlmzooError,
 )
 from vlmzoo_registry.report import failure
+from vlmzoo_registry.whole import Whole
+
+ARCHITECTURES: dict[str, type[VLM]] = {
+    "unified": UnifiedVLM,
+    "cross_attention": CrossAttentionVLM,
+    "hybrid": HybridVLM,
+}
+"""The class of each `architecture:`."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +63,7 @@ class Parts:
     vision: VisionEncoder
     connector: tuple[Connector | LayersConnector, ...]
     language: LanguageModel
+    layout: ImageLayout
     shapes: tuple[FeatureShape, ...]
 
 
@@ -62,7 +82,7 @@ def build(
     model_config = config if isinstance(config, ModelConfig) else load_model(config, overrides, catalogue)
     parts = assemble(model_config)
     tokenizer = read_tokenizer(model_config.language, parts.language)
-    token, token_id = find_image_token(tokenizer)
+    token, token_id = find_image_token(tokenizer, parts.layout.control_tokens)
     parts.language.resize(len(tokenizer))
     vlm = finish(model_config, parts, token_id)
     vlm.processor = make_processor(vlm, model_config, tokenizer, token)
@@ -91,14 +111,19 @@ def assemble(config: ModelConfig, *, described: bool = False) -> Parts:
             reasons.append(f"{name} builds blocks in the decoder: use `architecture: cross_attention`, or another connector")
         elif in_decoder and index != last:
             reasons.append(f"{name} builds blocks in the decoder, so it must be the last of the chain (is {index} of 0-{last})")
-        elif not in_decoder and index == last and config.architecture == "cross_attention":
+        elif not in_decoder and index == last and config.architecture != "unified":
             reasons.append(
-                f"`architecture: cross_attention` needs a connector with the capability `layers` at the end of the chain, "
-                f"for example `connectors/cross-attention`; {name} makes tokens for the text"
+                f"`architecture: {config.architecture}` needs a connector with the capability `layers` at the end of the "
+                f"chain, for example `connectors/cross-attention`; {name} makes tokens for the text"
             )
         if len(reasons) > before:
             out_of_place.add(index)
-    vision = _make(config.vision, VisionEncoder, "vision", reasons, described=described)
+    if config.architecture == "hybrid" and config.layout is None:
+        reasons.append(
+            "`architecture: hybrid` attends to the tiles of an image, and without a `layout` there are none: name one that "
+            "cuts (`vlmzoo list --kind layout`)"
+        )
+    vision = _make_encoders(config, reasons, described=described)
     language = _make(config.language, LanguageModel, "language", reasons, described=described)
     if vision is None:
         raise AssemblyError("the parts do not fit together", reasons)
@@ -106,15 +131,17 @@ def assemble(config: ModelConfig, *, described: bool = False) -> Parts:
     shapes = [vision.output_shape]
     connectors: list[Connector | LayersConnector] = []
     depth = 0
-    if language is not None and config.architecture == "cross_attention" and not out_of_place:
+    if language is not None and config.architecture != "unified" and not out_of_place:
         depth = len(language.decoder_layers)
     for index, choice in enumerate(config.connector):
         kind = LayersConnector if "layers" in choice.component.spec.capabilities else Connector
         if index in out_of_place or (language is None and index == last):
             break  # nothing can be said about what it must fit to
+        # The last that makes tokens for the text gives them its width: with blocks behind it, only in a hybrid model.
+        placed = last if config.architecture == "unified" else last - 1 if config.architecture == "hybrid" else None
         context = ConnectorContext(
             input=shapes[-1],
-            output_width=language.width if index == last and kind is Connector else None,
+            output_width=language.width if language is not None and index == placed and kind is Connector else None,
             language_width=shapes[-1].width if language is None else language.width,
             language_depth=depth,
         )
@@ -130,30 +157,87 @@ def assemble(config: ModelConfig, *, described: bool = False) -> Parts:
                 break
         else:
             reasons += _misplaced(connector, f"`connector.{index}` ({choice.component.full_name})", depth)
-    if not reasons and config.architecture == "unified" and language is not None and shapes[-1].width != language.width:
+    if not reasons and config.architecture != "cross_attention" and language is not None and shapes[-1].width != language.width:
+        maker = _maker(config, last if config.architecture == "unified" else last - 1)
         reasons.append(
-            f"`connector.{last}` ({config.connector[-1].component.full_name}) gives tokens of width {shapes[-1].width}, but "
+            f"{maker} gives tokens of width {shapes[-1].width}, but "
             f"those of `language` ({config.language.component.full_name}) have {language.width}: end the chain with a "
             "connector that projects, for example `connectors/linear` or `connectors/mlp`"
         )
-    if reasons or language is None:
+    layout = None if reasons else _make_layout(config, vision, connectors, shapes[-1].width, reasons)
+    if reasons or language is None or layout is None:
         raise AssemblyError("the parts do not fit together", reasons)
-    return Parts(vision, tuple(connectors), language, tuple(shapes))
+    return Parts(vision, tuple(connectors), language, layout, tuple(shapes))
+
+
+def _maker(config: ModelConfig, index: int) -> str:
+    """The part whose tokens come into the text: a connector, or the encoder where none stands before the blocks."""
+    if index < 0:
+        return f"`vision` ({_names(config.encoders)})"
+    return f"`connector.{index}` ({config.connector[index].component.full_name})"
+
+
+def _names(choices: Sequence[Choice]) -> str:
+    return " + ".join(choice.component.full_name for choice in choices)
+
+
+def _make_encoders(config: ModelConfig, reasons: list[str], *, described: bool) -> VisionEncoder | None:
+    """The encoder, or all of them merged into one; None where one could not be made."""
+    if len(config.encoders) == 1:
+        only = _make(config.encoders[0], VisionEncoder, "vision", reasons, described=described)
+        return cast("VisionEncoder | None", only)
+    encoders = [
+        _make(choice, VisionEncoder, f"vision.{number}", reasons, described=described)
+        for number, choice in enumerate(config.encoders)
+    ]
+    if any(encoder is None for encoder in encoders):
+        return None
+    try:
+        return MergedEncoder(encoders, [choice.component.full_name for choice in config.encoders], config.merge or "channels")
+    except AssemblyError as error:
+        reasons += error.reasons
+        return None
+
+
+def _make_layout(
+    config: ModelConfig,
+    vision: VisionEncoder,
+    connectors: Sequence[Connector | LayersConnector],
+    width: int,
+    reasons: list[str],
+) -> ImageLayout | None:
+    """The layout, told what a view of any size has become behind the connectors; None, with the reasons, where it cannot be."""
+
+    def shape_at(size: ImageSize) -> FeatureShape:
+        shape = vision.shape_at(size)
+        for connector in connectors:
+            shape = connector.output_shape(shape) if isinstance(connector, Connector) else shape
+        return shape
+
+    transform = vision.transform
+    context = LayoutContext(view_size=(transform.height, transform.width), shape_at=shape_at, width=width)
+    if config.layout is None:
+        return Whole(NoOptions(), context)
+    return cast("ImageLayout | None", _make(config.layout, ImageLayout, "layout", reasons, context))
 
 
 def finish(config: ModelConfig, parts: Parts, image_token_id: int) -> VLM:
     """Put parts that fit into the model of their architecture; its config says how to build them again offline."""
-    architecture = UnifiedVLM if config.architecture == "unified" else CrossAttentionVLM
     vlm_config = VLMConfig(model=written_out(config), image_token_id=image_token_id)
-    vlm = architecture(vlm_config, parts.vision, parts.connector, parts.language)
+    architecture = ARCHITECTURES[config.architecture]
+    vlm = architecture(vlm_config, parts.vision, parts.connector, parts.language, parts.layout)
     vlm.components = component_records(config)
-    vlm.built = {part: layout(module) for part, module in vlm.parts.items()}
+    vlm.built = {part: tensor_layout(module) for part, module in vlm.parts.items()}
     return vlm
 
 
 def component_records(config: ModelConfig) -> dict[str, tuple[ComponentRecord, ...]]:
     """Which component made each part, and who ships it: what a checkpoint needs to be loaded again."""
-    made = {"vision": (config.vision,), "connector": config.connector, "language": (config.language,)}
+    made = {
+        "vision": config.encoders,
+        "connector": (*config.connector, *config.layout_choices),
+        "language": (config.language,),
+    }
     return {
         part: tuple(
             ComponentRecord(
@@ -173,27 +257,38 @@ def resolved(config: ModelConfig) -> ModelConfig:
 
     Raises `AssemblyError` with every part whose architecture is not known on this machine.
     """
-    parts, reasons = {}, []
-    for name in ("vision", "language"):
-        choice: Choice = getattr(config, name)
-        try:
-            factory: Any = choice.component.load_factory()  # a class of the kind's contract, which says `resolve`
-            parts[name] = Choice(choice.component, factory.resolve(choice.config))
-        except VlmzooError as error:
-            reasons += _each(error, name, choice)
+    reasons: list[str] = []
+    several = len(config.encoders) > 1
+    encoders = [
+        _resolved(choice, f"vision.{number}" if several else "vision", reasons) for number, choice in enumerate(config.encoders)
+    ]
+    language = _resolved(config.language, "language", reasons)
     if reasons:
         raise AssemblyError("the architecture of a part is not known", reasons)
-    return config.model_copy(update=parts)
+    return config.model_copy(update={"vision": tuple(encoders) if several else encoders[0], "language": language})
+
+
+def _resolved(choice: Choice, where: str, reasons: list[str]) -> Choice | None:
+    """The component with its architecture written out, or None and the reasons."""
+    try:
+        factory: Any = choice.component.load_factory()  # a class of the kind's contract, which says `resolve`
+        return Choice(choice.component, factory.resolve(choice.config))
+    except VlmzooError as error:
+        reasons += _each(error, where, choice)
+        return None
 
 
 def written_out(config: ModelConfig) -> dict[str, Any]:
     """What `config.json` keeps: the resolved `model:` section as plain data."""
     section = resolved(config)
+    encoders = [choice.dump() for choice in section.encoders]
     return {
         "architecture": section.architecture,
-        "vision": section.vision.dump(),
+        "vision": encoders[0] if len(encoders) == 1 else encoders,
+        **({} if section.merge is None else {"merge": section.merge}),
         "connector": [choice.dump() for choice in section.connector],
         "language": section.language.dump(),
+        **({} if section.layout is None else {"layout": section.layout.dump()}),
         "template": section.template.dump(),
     }
 
@@ -201,9 +296,23 @@ def written_out(config: ModelConfig) -> dict[str, Any]:
 def make_processor(vlm: VLM, config: ModelConfig, tokenizer: Any, token: str) -> VLMProcessor:
     """The processor of a model: its tokenizer, its encoder's transform, its template, and how many ids stand for an image."""
     template = make_template(config.template, tokenizer)
-    slots = vlm.image_shape.count if isinstance(vlm, UnifiedVLM) else 1
-    image_token = ImageToken(text=token, id=vlm.config.image_token_id, slots=slots)
-    return VLMProcessor(tokenizer=tokenizer, transform=vlm.vision.transform, template=template, image_token=image_token)
+    slots = 1 if config.architecture == "cross_attention" else vlm.image_shape.count
+    return VLMProcessor(
+        tokenizer=tokenizer,
+        images=ImageReader(vlm.vision.transform, vlm.layout, image_text(config, vlm)),
+        template=template,
+        image_token=ImageToken(text=token, id=vlm.config.image_token_id, slots=slots),
+        instructions=next((part.tokenizer for part in vlm.connector if isinstance(part, InstructedConnector)), None),
+    )
+
+
+def image_text(config: ModelConfig, vlm: VLM) -> Callable[[Arrangement], ImageText]:
+    """What stands for an image in the text: what its layout says, one marker, or the slots of its thumbnail."""
+    if config.architecture == "unified":
+        return vlm.layout.text
+    if config.architecture == "cross_attention":
+        return one_marker
+    return partial(thumbnail_slots, vlm.image_shape.count)
 
 
 def make_template(choice: Choice, tokenizer: Any) -> Template:

@@ -21,7 +21,7 @@ from vlmzoo.image_token import find_image_token
 from vlmzoo.offline import offline
 from vlmzoo.training.optimization import fresh_state
 from vlmzoo.training.trainable import refusals, settle
-from vlmzoo_registry import AssemblyError, Catalogue, LanguageModel, LayersConnector
+from vlmzoo_registry import AssemblyError, Catalogue, LayersConnector
 from vlmzoo_registry.notes import Note
 
 
@@ -88,7 +88,7 @@ def plan(
     model, stages = _load(config, overrides, catalogue)
     with offline(), torch.device("meta"), _noted() as notes:
         parts = assemble(model, described=True)
-        notes += _meet_tokenizer(model, parts.language)
+        notes += _meet_tokenizer(model, parts)
         sizes = _sizes(model, parts)  # before adapters come on top
         trained = _train(parts, stages)
     return _describe(model, parts, sizes, trained, tuple(dict.fromkeys(notes)))
@@ -107,10 +107,10 @@ def _noted() -> Iterator[list[str]]:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
-def _meet_tokenizer(model: ModelConfig, language: LanguageModel) -> tuple[str, ...]:
+def _meet_tokenizer(model: ModelConfig, parts: Parts) -> tuple[str, ...]:
     """Give the embedding the rows that `build` gives it, and try the template; or say why that is not known here."""
     try:
-        tokenizer = language.tokenizer
+        tokenizer = parts.language.tokenizer
     except (OSError, ValueError) as error:  # what transformers raises for a tokenizer that is not there
         reason = str(error).strip().splitlines()[0]
         return (
@@ -118,14 +118,14 @@ def _meet_tokenizer(model: ModelConfig, language: LanguageModel) -> tuple[str, .
             "whether it has what the template writes is not known",
         )
     make_template(model.template, tokenizer)
-    find_image_token(tokenizer)
-    language.resize(len(tokenizer))
+    find_image_token(tokenizer, parts.layout.control_tokens)
+    parts.language.resize(len(tokenizer))
     return ()
 
 
 def _sizes(model: ModelConfig, parts: Parts) -> tuple[PartPlan, ...]:
     names = {
-        "vision": model.vision.component.full_name,
+        "vision": " + ".join(choice.component.full_name for choice in model.encoders),
         "connector": " + ".join(choice.component.full_name for choice in model.connector),
         "language": model.language.component.full_name,
     }
@@ -167,7 +167,7 @@ def _training_bytes(parameter: torch.Tensor) -> int:
 
 
 def _modules(parts: Parts) -> dict[str, nn.Module]:
-    return {"vision": parts.vision, "connector": nn.ModuleList(parts.connector), "language": parts.language}
+    return {"vision": parts.vision, "connector": nn.ModuleList([*parts.connector, parts.layout]), "language": parts.language}
 
 
 def _describe(
@@ -178,7 +178,10 @@ def _describe(
     notes: tuple[str, ...],
 ) -> Plan:
     transform = parts.vision.transform
-    labels = [model.vision.component.full_name, *(choice.component.full_name for choice in model.connector)]
+    labels = [
+        " + ".join(choice.component.full_name for choice in model.encoders),
+        *(choice.component.full_name for choice in model.connector),
+    ]
     steps = [f"image {transform.width}x{transform.height}"]
     steps += [f"{label}: {shape}" for label, shape in zip(labels, parts.shapes, strict=False)]
     blocks: tuple[int, ...] = ()
@@ -193,7 +196,7 @@ def _describe(
         stages=stages,
         steps=tuple(steps),
         image_tokens=parts.shapes[-1].count,
-        text_slots=parts.shapes[-1].count if model.architecture == "unified" else 1,
+        text_slots=1 if model.architecture == "cross_attention" else parts.shapes[-1].count,
         blocks=blocks,
         notes=notes,
     )

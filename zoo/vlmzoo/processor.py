@@ -1,16 +1,18 @@
 """From messages and images to a batch that the model takes."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, cast
 
-from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from vlmzoo.data.collate import pad_images, pad_rows
 from vlmzoo.data.encode import ImageToken, encode_prompt, refuse_special_tokens
-from vlmzoo_registry import DataError, ImageTransform, Template, Turn
+from vlmzoo.data.instruction import instruction_batch
+from vlmzoo.data.padding import pad_rows
+from vlmzoo.data.reader import ImageReader
+from vlmzoo_registry import DataError, Template, Turn
 from vlmzoo_registry.images import to_rgb
 from vlmzoo_registry.tasks import IMAGE, Rendered
 
@@ -18,20 +20,26 @@ Message = Mapping[str, Any]
 
 
 class VLMProcessor:
-    """Turns conversations (or plain texts) with images into `input_ids`, `attention_mask`, `pixel_values`, `image_mask`."""
+    """Turns conversations (or plain texts) with images into what `forward` and `generate` take.
+
+    That is `input_ids`, `attention_mask`, `pixel_values`, `image_mask`; `image_layout` where images are cut by their size;
+    `instruction_ids`, `instruction_mask` for a connector that reads the instruction, in ids of `instructions`, its tokenizer.
+    """
 
     def __init__(
         self,
         *,
         tokenizer: PreTrainedTokenizerBase,
-        transform: ImageTransform,
+        images: ImageReader,
         template: Template,
         image_token: ImageToken,
+        instructions: PreTrainedTokenizerBase | None = None,
     ) -> None:
         self.tokenizer = tokenizer
-        self.transform = transform
+        self.images = images
         self.template = template
         self.image_token = image_token
+        self.instructions = instructions
 
     def __call__(
         self,
@@ -78,25 +86,32 @@ class VLMProcessor:
             ]
         if not rows:
             raise DataError("there is no row: give at least one conversation or text")
+        sources = [f"row {number}" for number in range(len(rows))]
+        pictures = [
+            [_readable(image, f"{source}, image {place}") for place, image in enumerate(row)]
+            for row, source in zip(pictures, sources, strict=True)
+        ]
         ids = []
-        pixels = []
-        for number, (turns, picture) in enumerate(zip(rows, pictures, strict=True)):
-            source = f"row {number}"
+        for turns, picture, source in zip(rows, pictures, sources, strict=True):
             markers = sum(turn.text.count(IMAGE) for turn in turns)
             if markers != len(picture):
                 raise DataError(f"{source}: {markers} `{IMAGE}` in the text, but {len(picture)} images: give one for each")
             refuse_special_tokens(turns, self.tokenizer, self.image_token, source=source)
-            ids.append(encode_prompt(self._rendered(turns, source), self.tokenizer, self.image_token, source=source))
-            pixels.append([self._pixels(image, f"{source}, image {place}") for place, image in enumerate(picture)])
+            ids.append(self._ids(turns, picture, source))
         filler = self.tokenizer.pad_token_id
         batch = {
             "input_ids": pad_rows(ids, 0 if filler is None else filler, side=padding_side),
             "attention_mask": pad_rows([row.new_ones(len(row)) for row in ids], 0, side=padding_side),
+            **self.images.batch(pictures, sources),
         }
-        pixel_values, mask = pad_images(pixels)
-        if pixel_values is not None and mask is not None:
-            batch.update(pixel_values=pixel_values, image_mask=mask)
-        return batch
+        return batch if self.instructions is None else batch | instruction_batch(rows, self.instructions)
+
+    def _ids(self, turns: Sequence[Turn], pictures: Sequence[Image.Image], source: str) -> Tensor:
+        arrangements = [
+            self.images.arrangement(partial(_itself, image), f"{source}, image {place}") for place, image in enumerate(pictures)
+        ]
+        shown = [self.images.text(arrangement) for arrangement in arrangements]
+        return encode_prompt(self._rendered(turns, source), self.tokenizer, self.image_token, source=source, images=shown)
 
     def _rendered(self, turns: Sequence[Turn], source: str) -> Rendered:
         try:
@@ -104,15 +119,20 @@ class VLMProcessor:
         except DataError as error:
             raise DataError(f"{source}: {error.message}", error.reasons) from error
 
-    def _pixels(self, image: Image.Image, source: str) -> Float[Tensor, "3 H W"]:
-        try:
-            return self.transform(to_rgb(image))
-        except (OSError, ValueError) as error:  # cut off, or of a mode without a known scale
-            raise DataError(f"{source} cannot be read: {error}") from error
-
     def decode(self, ids: Tensor, *, prompt_length: int = 0) -> list[str]:
         """The text of each row of generated ids, without control tokens, after the first `prompt_length` ids."""
         return [text.strip() for text in self.tokenizer.batch_decode(ids[:, prompt_length:], skip_special_tokens=True)]
+
+
+def _itself(image: Image.Image) -> Image.Image:
+    return image
+
+
+def _readable(image: Image.Image, source: str) -> Image.Image:
+    try:
+        return to_rgb(image)
+    except (OSError, ValueError) as error:  # cut off, or of a mode without a known scale
+        raise DataError(f"{source} cannot be read: {error}") from error
 
 
 def _turn(message: Any, source: str) -> Turn:

@@ -26,7 +26,7 @@ def without_values(config: ModelConfig) -> VLM:
     with offline(), torch.device("meta"), _without_notes():
         parts = assemble(config, described=True)
     tokenizer = read_tokenizer(config.language, parts.language)  # these files may be fetched
-    token, token_id = find_image_token(tokenizer)
+    token, token_id = find_image_token(tokenizer, parts.layout.control_tokens)
     with offline(), torch.device("meta"), _without_notes():
         model = finish(config, parts, token_id)
         model.processor = make_processor(model, config, tokenizer, token)

@@ -214,12 +214,13 @@ def test_a_component_that_is_not_found_has_its_place_and_the_nearest_name(tmp_pa
         ("prefix: drop", "patches: {sise: 2}", ["recipe.yaml:3:75: model.vision.patches.sise: unknown key; did you mean `size`? "
          "(`patches` knows: size, overlap)"]),
         ("  architecture: unified\n", "", ["recipe.yaml:1:1: model.architecture: is missing: How image and text meet: `unified` "
-         "places image tokens in the text, `cross_attention` adds layers to the decoder that attend to them. Where a chain for "
-         "`cross_attention` ends without a connector that builds such layers (capability `layers`), `connectors/cross-attention` with "
+         "places image tokens in the text, `cross_attention` adds layers to the decoder that attend to them, `hybrid` places "
+         "those of the whole image in the text and attends to those of its tiles. Where a chain for `cross_attention` ends without a connector that builds such layers (capability `layers`), `connectors/cross-attention` with "
          "its defaults is added to it"]),
-        ("unified", "hybrid", ["recipe.yaml:2:17: model.architecture: must be one of `unified`, `cross_attention` (is `hybrid`)"]),
-        ("unified", "unifed", ["recipe.yaml:2:17: model.architecture: must be one of `unified`, `cross_attention` (is `unifed`); "
-         "did you mean `unified`?"]),
+        ("unified", "blended", ["recipe.yaml:2:17: model.architecture: must be one of `unified`, `cross_attention`, `hybrid` (is "
+         "`blended`)"]),
+        ("unified", "unifed", ["recipe.yaml:2:17: model.architecture: must be one of `unified`, `cross_attention`, `hybrid` (is "
+         "`unifed`); did you mean `unified`?"]),
         ("depth: 2", "depth: '2'", ["recipe.yaml:6:14: model.connector.0.depth: must be a whole number (is the text `2`)"]),
         ("depth: 2", "depth: true", ["recipe.yaml:6:14: model.connector.0.depth: must be a whole number (is `true`)"]),
         ("depth: 2", "depth:", ["recipe.yaml:6:13: model.connector.0.depth: must be a whole number (is empty)"]),
@@ -244,12 +245,13 @@ def test_a_component_that_is_not_found_has_its_place_and_the_nearest_name(tmp_pa
          "`name` (is 3)"]),
         ("template: plain", "template: [plain]", ["recipe.yaml:9:13: model.template: must be a component: its name, or a mapping "
          "with `name` (is a list of 1)"]),
-        ("{name: test/encoder, layers: [-2], final_norm: false, prefix: drop}", "[encoder, test/encoder]",
-         ["recipe.yaml:3:11: model.vision: has 2 vision encoders; this version takes exactly 1"]),
+        ("{name: test/encoder, layers: [-2], final_norm: false, prefix: drop}", "[encoder, {name: encodr}]",
+         ["recipe.yaml:3:28: model.vision.1.name: no vision_encoder is named `encodr`; did you mean `encoder`? "
+         "(`vlmzoo list --kind vision_encoder` shows all 1)"]),
         ("{name: test/encoder, layers: [-2], final_norm: false, prefix: drop}", "[]",
-         ["recipe.yaml:3:11: model.vision: has 0 vision encoders; this version takes exactly 1"]),
+         ["recipe.yaml:3:11: model.vision: names no vision encoder: name one or more"]),
         ("  template: plain\n", "  template: plain\n  connectors: []\n", ["recipe.yaml:10:3: model.connectors: unknown key; did "
-         "you mean `connector`? (a model knows: architecture, vision, connector, language, template)"]),
+         "you mean `connector`? (a model knows: architecture, vision, merge, connector, language, layout, template)"]),
         ("lr: 1e-3", "lr: 1e-3x", ["recipe.yaml:16:23: stages.0.train.connector.lr: must be a number (is the text `1e-3x`)"]),
         ("lr: 1e-3", "mode: full", ["recipe.yaml:16:7: stages.0.train.connector.lr: is missing: The highest learning rate, for "
          "example `1.0e-3`"]),

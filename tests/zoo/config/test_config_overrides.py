@@ -67,8 +67,8 @@ def test_a_path_through_a_key_that_is_not_there_makes_it(path):
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("model.conector.depth=3", "model.conector: unknown key; did you mean `connector`? (a model knows: architecture, vision, "
-         "connector, language, template)"),
+        ("model.conector.depth=3", "model.conector: unknown key; did you mean `connector`? (a model knows: architecture, vision, merge, "
+         "connector, language, layout, template)"),
         ("model.connector.dept=3", "model.connector.0.dept: unknown key; did you mean `depth`? (test/mlp knows: depth, "
          "hidden_width, norm_epsilon, activation)"),
         ("model.connector.depth=three", "model.connector.0.depth: must be a whole number (is the text `three`)"),

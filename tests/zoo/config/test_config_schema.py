@@ -126,7 +126,9 @@ REFUSED = [
     changed("model.vision.layer", [1]),
     changed("model.vision.name", "test/encodr"),
     changed("model.vision.patches", {"sise": 2}),
-    changed("model.vision", ["encoder", "encoder"]),
+    changed("model.vision", ["encoder", "encodr"]),
+    changed("model.vision", []),
+    changed("model.layout", "tiles"),
     changed("model.connector", "mlp"),  # of two plugins
     changed("model.connector", "shuffle"),  # needs options
     changed("model.connector", []),
@@ -134,7 +136,7 @@ REFUSED = [
     changed("model.connector.0.depth", "2"),
     changed("model.connector.0.depth", 0),
     changed("model.connector.0.name"),
-    changed("model.architecture", "hybrid"),
+    changed("model.architecture", "blended"),
     changed("model.template", "caption"),
     changed("stages.0.data.0.path"),
     changed("stages.0.data.0.images", 3),

@@ -6,11 +6,12 @@ import pytest
 import torch
 from PIL import Image
 
-from vlmzoo.data import Collator, pad_images, pad_rows
+from vlmzoo.data import Collator, ImageReader, pad_rows
 from vlmzoo.data.encode import IGNORE
-from vlmzoo_registry import DataError
+from vlmzoo_registry import DataError, FeatureShape, LayoutContext, NoOptions
 from vlmzoo_registry.tasks import IMAGE, Objective, Rendered, Sample, Span, Template, Turn, marker_positions
 from vlmzoo_registry.vision import ImageTransform
+from vlmzoo_registry.whole import Whole
 
 
 class Plain(Template):
@@ -41,12 +42,14 @@ def sample(answer: str, *colours: str, asked: str | None = None) -> Sample:
 
 @pytest.fixture
 def collator(tokenizer, image_token) -> Collator:
+    transform = ImageTransform(height=4, width=6, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    layout = Whole(NoOptions(), LayoutContext((4, 6), lambda size: FeatureShape(width=8, count=3, grid=None), width=8))
     return Collator(
         objective=Caption(),
         template=Plain(),
         tokenizer=tokenizer,
         image_token=image_token,
-        transform=ImageTransform(height=4, width=6, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
+        images=ImageReader(transform, layout, layout.text),
         max_length=40,
     )
 
@@ -84,7 +87,6 @@ def test_prompts_are_padded_on_the_left_and_have_the_ids_of_training(collator):
 def test_rows_without_images_make_no_pixels(collator):
     batch = collator([sample("a dog", asked="what is it?\n")])
     assert set(batch) == {"input_ids", "attention_mask", "labels"}
-    assert pad_images([[], []]) == (None, None)
 
 
 def test_weights_are_there_only_where_a_span_has_one(collator):

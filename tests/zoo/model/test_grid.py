@@ -56,7 +56,7 @@ def refusal(vision: str, connector: str, architecture: str) -> list[str]:
         return ["prefix"]
     if connector == "shuffle" and architecture == "unified":
         width = 48 if vision == "two layers" else 24
-        return [f"it puts out width {4 * width} (= 2 x 2 x {width}) where 32 is needed: let `connectors/linear`"]
+        return [f"it puts out width {4 * width} where 32 is needed: let `connectors/linear`"]
     return []
 
 

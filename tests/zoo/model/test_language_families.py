@@ -137,7 +137,7 @@ def test_a_row_sees_its_last_image_or_all_before(attend: str, batch: dict[str, t
     # first again differs from one that does not by more than that.
     hidden_only = model("llama", attend="last", place="after")
     sight = [
-        m.look(m.remember(*m.encode_images(batch["pixel_values"], batch["image_mask"])), batch["input_ids"] == IMAGE)
+        m.look(m.remember(m.encode_images(batch["pixel_values"], batch["image_mask"])), batch["input_ids"] == IMAGE)
         for m in (vlm, hidden_only)
     ]
     first_image = sight[0].visible[1, 6:, :4]

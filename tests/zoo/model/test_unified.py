@@ -56,7 +56,7 @@ def test_surplus_slots_of_one_row_do_not_fill_the_lack_of_another(model: Unified
 
 def test_slots_without_an_image_and_images_without_a_slot_are_refused(model: UnifiedVLM) -> None:
     batch = model.processor(text="a", images=picture(0))
-    with pytest.raises(DataError, match="row 0: 16 image slots in `input_ids`, but 0 images x 16 tokens = 0 features"):
+    with pytest.raises(DataError, match="row 0: 16 image slots in `input_ids`, but 0 images = 0 features"):
         model(input_ids=batch["input_ids"])
     text = model.processor(text="a")
     with pytest.raises(DataError, match="row 0: 0 image slots in `input_ids`, but 1 images x 16 tokens = 16 features"):
@@ -144,8 +144,8 @@ def test_a_frozen_encoder_runs_without_a_graph_and_stays_in_evaluation_mode(mode
     model.train()
     assert not model.vision.training and model.connector.training and model.language.training
     batch = model.processor(text="a", images=picture(0))
-    features, _ = model.encode_images(batch["pixel_values"], None)
-    assert features.tokens.requires_grad
+    ((seen,),) = model.encode_images(batch["pixel_values"])
+    assert seen.views.tokens.requires_grad
     assert not model.vision(batch["pixel_values"][0]).tokens.requires_grad
     model.requires_grad_(True)
     model.eval()

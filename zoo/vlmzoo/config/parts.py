@@ -11,9 +11,10 @@ MODEL_PARTS = {
     "vision": "vision_encoder",
     "connector": "connector",
     "language": "language_model",
+    "layout": "layout",
     "template": "template",
 }
-"""The kind of component under each key of `model:`; `connector` is a list of them."""
+"""The kind of component under each key of `model:`; `vision` and `connector` are lists of them."""
 
 STAGE_PARTS = {"objective": "objective", "data": "dataset"}
 """The kind of component under each key of a stage; `data` is a list of them."""
@@ -42,12 +43,11 @@ def spell_out_model(node: Node) -> None:
     vision, connector = node.child("vision"), node.child("connector")
     if vision is not None and isinstance(vision.value, list) and len(vision.value) == 1:
         vision.value = vision.value[0].value
-    if connector is not None and isinstance(connector.value, str | dict):
-        connector.value = [Node(connector.value, connector.place, connector.place)]
-    if connector is not None and isinstance(connector.value, list):
-        for link in connector.value:
+    _list_of_one(connector, str | dict)
+    for chain in (vision, connector):
+        for _, link in chain.items() if chain is not None and isinstance(chain.value, list) else ():
             _name(link)
-    for part in (vision, node.child("language"), node.child("template")):
+    for part in (vision, *(node.child(key) for key in ("language", "layout", "template"))):
         if part is not None:
             _name(part)
 

@@ -27,13 +27,14 @@ def recipe_schema(catalogue: Catalogue | None = None) -> Schema:
     model, stage = definitions["ModelConfig"]["properties"], definitions["StageConfig"]["properties"]
 
     vision, connector = {"$ref": "#/$defs/vision_encoder"}, {"$ref": "#/$defs/connector"}
-    model["vision"]["anyOf"] = [vision, {"type": "array", "items": vision, "minItems": 1, "maxItems": 1}]
+    model["vision"]["anyOf"] = [vision, {"type": "array", "items": vision, "minItems": 1}]
     model["connector"] = {
         "title": "Connector",
         "description": model["connector"]["description"],
         "anyOf": [connector, {"type": "array", "items": connector, "minItems": 1}],
     }
     model["language"]["$ref"] = "#/$defs/language_model"
+    model["layout"]["anyOf"] = [{"$ref": "#/$defs/layout"}, {"type": "null"}]
     model["template"]["$ref"] = "#/$defs/template"
     stage["objective"]["$ref"] = "#/$defs/objective"
     stage["data"]["items"] = {"$ref": "#/$defs/dataset"}
@@ -51,6 +52,8 @@ def recipe_schema(catalogue: Catalogue | None = None) -> Schema:
 
 def _part(components: Sequence[Component], definitions: Schema) -> Schema:
     """A part of one kind: a mapping with `name` and that component's options, or the name of one that needs no options."""
+    if not components:
+        return {"description": "No plugin that is installed here brings one.", "enum": []}
     bare = [component.spec.name for component in components]
     mappings, alone = [], []
     for component in components:

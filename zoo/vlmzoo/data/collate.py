@@ -4,54 +4,31 @@ Used by training (with labels, padded on the right) and by evaluation (prompts a
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import replace
+from functools import cache
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from vlmzoo.data.encode import IGNORE, Encoded, ImageToken, encode, encode_prompt, refuse_special_tokens
+from vlmzoo.data.instruction import instruction_batch
+from vlmzoo.data.padding import Side, pad_rows
+from vlmzoo.data.reader import ImageReader
 from vlmzoo_registry.errors import DataError
+from vlmzoo_registry.layout import ImageText
 from vlmzoo_registry.tasks import IMAGE, Objective, Sample, Template
-from vlmzoo_registry.vision import ImageTransform
-
-Side = Literal["left", "right"]
-
-
-def pad_rows(rows: Sequence[Tensor], value: float, *, side: Side) -> Tensor:
-    """Rows of one dimension as one tensor [B, S], S the longest; filled with `value` on one side."""
-    length = max(len(row) for row in rows)
-    batch = rows[0].new_full((len(rows), length), value)
-    for number, row in enumerate(rows):
-        start = length - len(row) if side == "left" else 0
-        batch[number, start : start + len(row)] = row
-    return batch
-
-
-def pad_images(
-    images: Sequence[Sequence[Float[Tensor, "3 H W"]]],
-) -> tuple[Float[Tensor, "B I 3 H W"] | None, Bool[Tensor, "B I"] | None]:
-    """The pixels of each row's images, zeros where a row has fewer, and which are real; (None, None) without any image."""
-    most = max(len(row) for row in images)
-    if most == 0:
-        return None, None
-    height, width = next(image for row in images for image in row).shape[1:]
-    pixels = torch.zeros(len(images), most, 3, height, width)
-    mask = torch.zeros(len(images), most, dtype=torch.bool)
-    for number, row in enumerate(images):
-        for place, image in enumerate(row):
-            pixels[number, place] = image
-            mask[number, place] = True
-    return pixels, mask
 
 
 class Collator:
     """Turns samples into what a model's `forward` takes.
 
     `input_ids`, `attention_mask`: Int[B, S]; `labels`: Int[B, S], -100 where nothing is supervised, beside their own ids;
-    `pixel_values`: Float[B, I, 3, H, W] with zeros where a row has fewer images; `image_mask`: Bool[B, I]; both only where a
-    row has an image. `weights`: Float[B, S], only where a span has a weight other than 1.
+    `pixel_values`: Float[B, V, 3, H, W] with zeros where a row has fewer views; `image_mask`: Bool[B, V]; both only where a
+    row has an image. `image_layout`: Int[B, I, 4], only where images are cut by their size. `instruction_ids`,
+    `instruction_mask`: Int[B, Q], only for a connector that reads them (`instructions` is its tokenizer). `weights`:
+    Float[B, S], only where a span has a weight other than 1.
     """
 
     def __init__(
@@ -61,28 +38,32 @@ class Collator:
         template: Template,
         tokenizer: PreTrainedTokenizerBase,
         image_token: ImageToken,
-        transform: ImageTransform,
+        images: ImageReader,
         max_length: int,
+        instructions: PreTrainedTokenizerBase | None = None,
     ) -> None:
         self.objective = objective
         self.template = template
         self.tokenizer = tokenizer
         self.image_token = image_token
-        self.transform = transform
+        self.images = images
         self.max_length = max_length
+        self.instructions = instructions
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """A batch to train on. Raises `DataError` naming the row that cannot be used."""
+        samples = [_opened(sample) for sample in samples]
         rows = [self.encode(sample) for sample in samples]
         batch = self._text([row.input_ids for row in rows], side="right")
         batch["labels"] = pad_rows([row.labels for row in rows], IGNORE, side="right")
         if any(row.weights is not None for row in rows):
             weights = [torch.ones(len(row.labels)) if row.weights is None else row.weights for row in rows]
             batch["weights"] = pad_rows(weights, 1.0, side="right")
-        return batch | self._images(samples)
+        return batch | self._images(samples) | self._instructions(samples)
 
     def prompts(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """A batch to generate from: each sample up to the assistant's last turn, without labels."""
+        samples = [_opened(sample) for sample in samples]
         rows = []
         for sample in samples:
             self._check(sample)
@@ -91,16 +72,17 @@ class Collator:
                 rendered = self.template.render(turns, prompt=True)
             except DataError as error:
                 raise DataError(f"{sample.source}: {error.message}", error.reasons) from error
-            row = encode_prompt(rendered, self.tokenizer, self.image_token, source=sample.source)
+            shown = self._shown(sample)
+            row = encode_prompt(rendered, self.tokenizer, self.image_token, source=sample.source, images=shown)
             self._check_length(row, sample)
             rows.append(row)
-        return self._text(rows, side="left") | self._images(samples)
+        return self._text(rows, side="left") | self._images(samples) | self._instructions(samples)
 
     def encode(self, sample: Sample) -> Encoded:
         """The ids and labels of one sample. Raises `DataError` naming it where it cannot be used."""
         self._check(sample)
         rendered = self.objective.render(sample, self.template)
-        row = encode(rendered, self.tokenizer, self.image_token, source=sample.source)
+        row = encode(rendered, self.tokenizer, self.image_token, source=sample.source, images=self._shown(sample))
         self._check_length(row.input_ids, sample)
         return row
 
@@ -113,10 +95,16 @@ class Collator:
                 "make them equal, or drop the row"
             )
 
+    def _shown(self, sample: Sample) -> list[ImageText]:
+        """What stands for each image of a sample in the text."""
+        return [self.images.text(self.images.arrangement(image, sample.source)) for image in sample.images]
+
     def _check_length(self, row: Int[Tensor, " S"], sample: Sample) -> None:
         if len(row) > self.max_length:
+            slots = [sum(piece for piece in image if isinstance(piece, int)) for image in self._shown(sample)]
+            each = f"{slots[0]} each" if len(set(slots)) == 1 else ", ".join(map(str, slots)) or "0 each"
             raise DataError(
-                f"{sample.source}: {len(row)} tokens ({len(sample.images)} images of {self.image_token.slots} each included) "
+                f"{sample.source}: {len(row)} tokens ({len(sample.images)} images of {each} included) "
                 f"are more than `max_length` (={self.max_length}): raise it, or shorten or drop the row; nothing is ever cut"
             )
 
@@ -129,5 +117,13 @@ class Collator:
         }
 
     def _images(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        pixels, mask = pad_images([[self.transform(load()) for load in sample.images] for sample in samples])
-        return {} if pixels is None or mask is None else {"pixel_values": pixels, "image_mask": mask}
+        rows = [[load() for load in sample.images] for sample in samples]
+        return self.images.batch(rows, [sample.source for sample in samples])
+
+    def _instructions(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        return {} if self.instructions is None else instruction_batch([sample.turns for sample in samples], self.instructions)
+
+
+def _opened(sample: Sample) -> Sample:
+    """The same sample, each of whose images is opened at most once: its size is asked for before its pixels."""
+    return replace(sample, images=tuple(cache(load) for load in sample.images))

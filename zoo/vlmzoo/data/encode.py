@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from vlmzoo_registry.errors import AssemblyError, DataError, PluginError
+from vlmzoo_registry.layout import ImageText
 from vlmzoo_registry.tasks import IMAGE, Rendered, Turn, marker_positions
 
 IGNORE = -100
@@ -23,8 +24,9 @@ IGNORE = -100
 class ImageToken:
     """The tokenizer's own placeholder for an image.
 
-    `slots` is how many ids stand for one image in the text: the number of image tokens where these are placed in the
-    sequence (unified), 1 where the text only marks the place (cross-attention).
+    `slots` is how many ids stand for one image of the encoder's own size in the text: the number of image tokens where these
+    are placed in the sequence (unified), 1 where the text only marks the place (cross-attention). What stands for an image
+    that a layout cuts is said image by image.
     """
 
     text: str
@@ -63,18 +65,27 @@ def refuse_special_tokens(
         raise DataError(f"{source}: text of the data is a special token of the tokenizer:", reasons)
 
 
-def encode(rendered: Rendered, tokenizer: PreTrainedTokenizerBase, image_token: ImageToken, *, source: str) -> Encoded:
+def encode(
+    rendered: Rendered,
+    tokenizer: PreTrainedTokenizerBase,
+    image_token: ImageToken,
+    *,
+    source: str,
+    images: Sequence[ImageText] | None = None,
+) -> Encoded:
     """The ids of a text and which of them are supervised.
 
+    `images` says what stands for each image; default: the slots of `image_token` for every one.
     The text is tokenised once. What is supervised begins at the first id behind those of the text before a span: that these
     stay the same when the answer follows is checked for every row, so training sees exactly what generation starts from.
-    Ids of images, and the very first id, which nothing predicts, are never supervised. The tokenizer's own leading tokens
-    (BOS) come once; of its trailing ones none, as `rendered.end` decides about the end.
+    Ids of images with what a layout writes around them, and the very first id, which nothing predicts, are never supervised.
+    The tokenizer's own leading tokens (BOS) come once; of its trailing ones none, as `rendered.end` decides about the end.
 
     Raises `DataError` naming `source` where a marker is out of place, where the ids before a span change with what follows,
     and where nothing is supervised.
     """
-    text, spans = _with_own_token(rendered, image_token, source)
+    shown = _shown(rendered, image_token, images)
+    text, spans, pictures = _with_own_token(rendered, image_token, shown, source)
     tokens, *before = _tokenise([text, *(text[:start] for start, _, _ in spans)], tokenizer)
     labels = [IGNORE] * len(tokens.ids)
     weights = [1.0] * len(tokens.ids)
@@ -87,8 +98,10 @@ def encode(rendered: Rendered, tokenizer: PreTrainedTokenizerBase, image_token: 
             # Byte-level tokenizers trim the spaces of a token off its offsets: a lone space may end where the span ends.
             if token_start >= end and not token_start == token_end == end:
                 break
+            if any(token_start in picture for picture in pictures):
+                continue
             labels[position], weights[position] = tokens.ids[position], weight
-    ids, labels, weights = _expand(tokens.ids, labels, weights, len(rendered.images), image_token, source)
+    ids, labels, weights = _expand(tokens.ids, labels, weights, shown, image_token, source)
     if rendered.end:
         if tokenizer.eos_token_id is None:
             raise AssemblyError("the tokenizer has no end token (`eos_token`), so no model could learn to stop: name one")
@@ -105,31 +118,48 @@ def encode(rendered: Rendered, tokenizer: PreTrainedTokenizerBase, image_token: 
 
 
 def encode_prompt(
-    rendered: Rendered, tokenizer: PreTrainedTokenizerBase, image_token: ImageToken, *, source: str
+    rendered: Rendered,
+    tokenizer: PreTrainedTokenizerBase,
+    image_token: ImageToken,
+    *,
+    source: str,
+    images: Sequence[ImageText] | None = None,
 ) -> Int[Tensor, " S"]:
-    """The ids from which generation starts; those of the same text in training up to its answer.
+    """The ids from which generation starts; those of the same text in training up to its answer. `images` as for `encode`.
 
     Raises `DataError` naming `source` where a marker is out of place, or where there is nothing to start from.
     """
-    text, _ = _with_own_token(rendered, image_token, source)
+    shown = _shown(rendered, image_token, images)
+    text, _, _ = _with_own_token(rendered, image_token, shown, source)
     (tokens,) = _tokenise([text], tokenizer)
-    ids, _, _ = _expand(tokens.ids, tokens.ids, tokens.ids, len(rendered.images), image_token, source)
+    ids, _, _ = _expand(tokens.ids, tokens.ids, tokens.ids, shown, image_token, source)
     if not ids:
         raise DataError(f"{source}: the prompt has no token to start from: give it an image or some words")
     return torch.tensor(ids)
 
 
-def _with_own_token(rendered: Rendered, image_token: ImageToken, source: str) -> tuple[str, list[tuple[int, int, float]]]:
-    """The text with the tokenizer's placeholder for each `<image>`, and where its spans lie then."""
+def _shown(rendered: Rendered, image_token: ImageToken, images: Sequence[ImageText] | None) -> Sequence[ImageText]:
+    """What stands for each image of the text."""
+    return [(image_token.slots,)] * len(rendered.images) if images is None else images
+
+
+def _with_own_token(
+    rendered: Rendered, image_token: ImageToken, shown: Sequence[ImageText], source: str
+) -> tuple[str, list[tuple[int, int, float]], list[range]]:
+    """The text with what stands for each `<image>`, a run of slots as one placeholder; where its spans and images lie then."""
     if rendered.images != marker_positions(rendered.text):
         raise PluginError(
             f"{source}: the template says images stand at {rendered.images}, but its text has `{IMAGE}` at "
             f"{marker_positions(rendered.text)}"
         )
-    longer = len(image_token.text) - len(IMAGE)
+    if len(shown) != len(rendered.images):
+        raise PluginError(f"{source}: {len(rendered.images)} `{IMAGE}` in the text, but {len(shown)} images are described")
+    written = ["".join(piece if isinstance(piece, str) else image_token.text for piece in image) for image in shown]
+    longer = [len(text) - len(IMAGE) for text in written]
 
     def moved(character: int) -> int:
-        return character + longer * sum(position < character for position in rendered.images)
+        before = zip(rendered.images, longer, strict=True)
+        return character + sum(more for position, more in before if position < character)
 
     spans = [(moved(span.start), moved(span.end), span.weight) for span in rendered.spans]
     borders = [border for span in rendered.spans for border in (span.start, span.end)]
@@ -139,7 +169,10 @@ def _with_own_token(rendered: Rendered, image_token: ImageToken, source: str) ->
             f"{source}: the spans {[(s.start, s.end) for s in rendered.spans]} must be ascending, apart, not empty, and within "
             f"the {len(rendered.text)} characters of the text"
         )
-    return rendered.text.replace(IMAGE, image_token.text), spans
+    between = rendered.text.split(IMAGE)
+    text = between[0] + "".join(image + text for image, text in zip(written, between[1:], strict=True))
+    starts = [moved(position) for position in rendered.images]
+    return text, spans, [range(start, start + len(image)) for start, image in zip(starts, written, strict=True)]
 
 
 def _tokenise(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[_Tokens]:
@@ -172,21 +205,28 @@ def _tokenise(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[_Tok
 
 
 def _expand(
-    ids: list[int], labels: list[int], weights: Sequence[float], images: int, image_token: ImageToken, source: str
+    ids: list[int],
+    labels: list[int],
+    weights: Sequence[float],
+    shown: Sequence[ImageText],
+    image_token: ImageToken,
+    source: str,
 ) -> tuple[list[int], list[int], list[float]]:
-    """Each image id `slots` times, never supervised."""
+    """Each run of slots in full, never supervised."""
+    runs = [piece for image in shown for piece in image if isinstance(piece, int)]
     found = ids.count(image_token.id)
-    if found != images:
+    if found != len(runs):
         raise DataError(
-            f"{source}: {images} image markers in the text, but the tokenizer gives its image token `{image_token.text}` "
+            f"{source}: {len(runs)} image markers in the text, but the tokenizer gives its image token `{image_token.text}` "
             f"(id {image_token.id}) {found} times: the text forges the token, or it is not in the tokenizer"
         )
+    slots = iter(runs)
     out_ids: list[int] = []
     out_labels: list[int] = []
     out_weights: list[float] = []
     for token, label, weight in zip(ids, labels, weights, strict=True):
         image = token == image_token.id
-        times = image_token.slots if image else 1
+        times = next(slots) if image else 1
         out_ids += [token] * times
         out_labels += [IGNORE if image else label] * times
         out_weights += [1.0 if image else weight] * times

@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 
 from vlmzoo.model.configuration import VLMConfig
-from vlmzoo.model.vision_cache import VisionMemory, visible_images
-from vlmzoo.model.vlm import VLM, VLMOutput
-from vlmzoo_registry import DataError, DecoderBlock, LanguageModel, LayersConnector, VisionEncoder, VisionFeatures
+from vlmzoo.model.vision_cache import VisionMemory, visible_tokens
+from vlmzoo.model.vlm import VLM, SeenImage, VLMOutput
+from vlmzoo_registry import DataError, DecoderBlock, ImageLayout, LanguageModel, LayersConnector, VisionEncoder
 
 
 class Sight:
     """What the blocks of one forward see: keys and values per block, and which tokens each position may attend to."""
 
-    def __init__(self, memory: VisionMemory, visible: Bool[Tensor, "B S M"]) -> None:
+    def __init__(self, memory: VisionMemory, visible: Bool[Tensor, "B S L"]) -> None:
         self.memory = memory
         self.visible = visible
         self.sees_any = visible.any(dim=-1, keepdim=True)  # [B, S, 1]
@@ -32,9 +32,14 @@ class CrossAttentionVLM(VLM):
     """A model whose decoder attends to image tokens through extra blocks."""
 
     def __init__(
-        self, config: VLMConfig, vision: VisionEncoder, connector: Sequence[nn.Module], language: LanguageModel
+        self,
+        config: VLMConfig,
+        vision: VisionEncoder,
+        connector: Sequence[nn.Module],
+        language: LanguageModel,
+        layout: ImageLayout,
     ) -> None:
-        super().__init__(config, vision, connector, language)
+        super().__init__(config, vision, connector, language, layout)
         self._sight: Sight | None = None
         layers = language.decoder_layers
         self._no_split_modules = sorted({type(module).__name__ for module in (*layers, *self.blocks)})
@@ -46,8 +51,8 @@ class CrossAttentionVLM(VLM):
 
     @property
     def layers(self) -> LayersConnector:
-        """The connector whose blocks sit in the decoder: the last of the chain."""
-        return cast(LayersConnector, self.connector[-1])
+        """The connector whose blocks sit in the decoder: the last of the chain, before the layout."""
+        return cast(LayersConnector, self.connector[-2])
 
     @property
     def blocks(self) -> list[DecoderBlock]:
@@ -60,8 +65,12 @@ class CrossAttentionVLM(VLM):
         attention_mask: Int[Tensor, "B T"] | None = None,
         position_ids: Int[Tensor, "B S"] | None = None,
         past_key_values: Cache | None = None,
-        pixel_values: Float[Tensor, "B I 3 H W"] | None = None,
-        image_mask: Bool[Tensor, "B I"] | None = None,
+        pixel_values: Float[Tensor, "B V C H W"] | None = None,
+        image_mask: Bool[Tensor, "B V"] | None = None,
+        image_layout: Int[Tensor, "B I 4"] | None = None,
+        instruction_ids: Int[Tensor, "B Q"] | None = None,
+        instruction_mask: Int[Tensor, "B Q"] | None = None,
+        prefix_mask: Bool[Tensor, "B S"] | None = None,
         labels: Int[Tensor, "B S"] | None = None,
         loss_weights: Float[Tensor, "B S"] | None = None,
         num_items_in_batch: int | float | Tensor | None = None,
@@ -71,48 +80,87 @@ class CrossAttentionVLM(VLM):
     ) -> VLMOutput:
         cache = DynamicCache(config=self.config.get_text_config()) if use_cache and past_key_values is None else past_key_values
         reads_prompt = cache is None or cache.get_seq_length() == 0
-        markers = input_ids == self.config.image_token_id  # [B, S], one per image
+        slots = input_ids == self.config.image_token_id  # [B, S]
 
+        embeddings = self.language.embedding(input_ids)  # [B, S, d]
         memory = VisionMemory.recall(cache)
         if pixel_values is not None:
             if memory is not None:
                 # They would take the place of the earlier ones, which the text goes on to speak about.
                 raise DataError(
-                    f"`pixel_values` came with a cache that holds {memory.image_mask.shape[1]} images per row already: pass "
-                    "the whole conversation with all its images and no cache"
+                    f"`pixel_values` came with a cache that holds {memory.images} images per row already: pass the whole "
+                    "conversation with all its images and no cache"
                 )
-            features, image_mask = self.encode_images(pixel_values, image_mask)  # [n, M, D]
-            self.check_markers(markers, image_mask)
-            memory = self.remember(features, image_mask)
+            seen = self.encode_images(pixel_values, image_mask, image_layout, instruction_ids, instruction_mask)
+            embeddings = self.place(embeddings, slots, seen)  # [B, S, d]
+            memory = self.remember(seen)
         elif reads_prompt:
-            self.check_markers(markers, None)
+            self.place(embeddings, slots, [[]] * len(slots))
+        markers = self.markers(slots)  # [B, S], one per image
         sight = None if memory is None else self.look(memory, markers)
 
         with self.seeing(sight):
             hidden = self.language.decode(  # [B, S, d]
-                self.language.embedding(input_ids),
+                embeddings,
                 attention_mask=attention_mask,
                 position_ids=self.positions(attention_mask, position_ids, input_ids.shape[1]),
                 cache=cache,
+                **(self.prefix(input_ids, attention_mask, labels, prefix_mask) if reads_prompt else {}),
             )
         if cache is not None and memory is not None:
-            VisionMemory(memory.keys_values, memory.seen + markers.sum(dim=1), memory.image_mask).store(cache)
+            VisionMemory(memory.keys_values, memory.seen + markers.sum(dim=1), memory.owner).store(cache)
         return self.finish(hidden, cache, labels, loss_weights, num_items_in_batch, logits_to_keep)
 
-    def remember(self, features: VisionFeatures, image_mask: Bool[Tensor, "B I"]) -> VisionMemory:
-        """The keys and values of every block for the images of each row, computed once per generation."""
-        _, count, width = features.tokens.shape
-        rows, images = image_mask.shape
-        tokens = features.tokens.new_zeros(rows, images, count, width)
-        tokens[image_mask] = features.tokens  # [B, I, M, D]; what is no image stays 0 and is never visible
-        tokens = tokens.flatten(1, 2)  # [B, I*M, D]
+    # ---- what stands in the text ------------------------------------------------------------------------------------
+
+    def place(
+        self, embeddings: Float[Tensor, "B S d"], slots: Bool[Tensor, "B S"], seen: Sequence[Sequence[SeenImage]]
+    ) -> Float[Tensor, "B S d"]:
+        """What the decoder reads: here the text as it is, in which one marker says where an image stands.
+
+        Raises `DataError` where a row has more or fewer markers than images.
+        """
+        reasons = [
+            f"row {row}: {marker} image markers in `input_ids`, but {len(images)} images"
+            for row, (marker, images) in enumerate(zip(slots.sum(dim=1).tolist(), seen, strict=True))
+            if marker != len(images)
+        ]
+        if reasons:
+            raise DataError("image markers and images do not match (`model.processor` writes one marker per image)", reasons)
+        return embeddings
+
+    def markers(self, slots: Bool[Tensor, "B S"]) -> Bool[Tensor, "B S"]:
+        """The positions at which an image begins to be seen, one for each."""
+        return slots
+
+    # ---- what is attended to ----------------------------------------------------------------------------------------
+
+    def attended(self, image: SeenImage) -> Float[Tensor, "M D"]:
+        """The tokens of an image that the blocks attend to: here all, in the order of the layout."""
+        return self.layout(image.views, image.arrangement)
+
+    def remember(self, seen: Sequence[Sequence[SeenImage]]) -> VisionMemory | None:
+        """The keys and values of every block for the images of each row, computed once per generation; None without any."""
+        rows = [[self.attended(image) for image in row] for row in seen]
+        longest = max(sum(len(image) for image in row) for row in rows)
+        if longest == 0:
+            return None
+        some = next(image for row in rows for image in row)
+        tokens = some.new_zeros(len(rows), longest, some.shape[1])  # [B, L, D]; what is of no image stays 0, never visible
+        owner = torch.full((len(rows), longest), -1, device=some.device)
+        for number, row in enumerate(rows):
+            if row:
+                joined = torch.cat(row)
+                tokens[number, : len(joined)] = joined
+                lengths = torch.tensor([len(image) for image in row], device=some.device)
+                owner[number, : len(joined)] = torch.arange(len(row), device=some.device).repeat_interleave(lengths)
         pairs = tuple(block.keys_values(tokens) for block in self.blocks)
-        return VisionMemory(pairs, torch.zeros(rows, dtype=torch.long, device=image_mask.device), image_mask)
+        return VisionMemory(pairs, torch.zeros(len(rows), dtype=torch.long, device=some.device), owner)
 
     def look(self, memory: VisionMemory, markers: Bool[Tensor, "B S"]) -> Sight:
         """Which image tokens each text position sees."""
-        visible = visible_images(markers, memory.seen, memory.image_mask, last_only=self.layers.attend == "last")
-        return Sight(memory, visible.repeat_interleave(self.image_shape.count, dim=2))  # [B, S, I*M]
+        visible = visible_tokens(markers, memory.seen, memory.owner, last_only=self.layers.attend == "last")
+        return Sight(memory, visible)  # [B, S, L]
 
     @contextmanager
     def seeing(self, sight: Sight | None) -> Iterator[None]:
@@ -131,18 +179,6 @@ class CrossAttentionVLM(VLM):
         keys, values = sight.memory.keys_values[index]
         seen = block(hidden.to(keys.dtype), keys, values, sight.visible).to(hidden.dtype)
         return seen if self.layers.masked_rows == "hf_mllama" else torch.where(sight.sees_any, seen, hidden)
-
-    def check_markers(self, markers: Bool[Tensor, "B S"], image_mask: Bool[Tensor, "B I"] | None) -> None:
-        """Refuse a batch in which any row has more or fewer image markers than images."""
-        have = markers.sum(dim=1).tolist()
-        images = [0] * len(have) if image_mask is None else image_mask.sum(dim=1).tolist()
-        reasons = [
-            f"row {row}: {marker} image markers in `input_ids`, but {image} images"
-            for row, (marker, image) in enumerate(zip(have, images, strict=True))
-            if marker != image
-        ]
-        if reasons:
-            raise DataError("image markers and images do not match (`model.processor` writes one marker per image)", reasons)
 
     def _checkpoint_contexts(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
         # A decoder layer is recomputed after `forward` has ended: it must see what it saw the first time.

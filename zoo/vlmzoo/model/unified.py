@@ -1,5 +1,8 @@
 """Unified embedding (LLaVA, arXiv:2304.08485, section 4.1): image tokens take the places of placeholders in the text."""
 
+from collections.abc import Sequence
+
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import Cache, DynamicCache
@@ -17,8 +20,12 @@ class UnifiedVLM(VLM):
         attention_mask: Int[Tensor, "B T"] | None = None,
         position_ids: Int[Tensor, "B S"] | None = None,
         past_key_values: Cache | None = None,
-        pixel_values: Float[Tensor, "B I 3 H W"] | None = None,
-        image_mask: Bool[Tensor, "B I"] | None = None,
+        pixel_values: Float[Tensor, "B V C H W"] | None = None,
+        image_mask: Bool[Tensor, "B V"] | None = None,
+        image_layout: Int[Tensor, "B I 4"] | None = None,
+        instruction_ids: Int[Tensor, "B Q"] | None = None,
+        instruction_mask: Int[Tensor, "B Q"] | None = None,
+        prefix_mask: Bool[Tensor, "B S"] | None = None,
         labels: Int[Tensor, "B S"] | None = None,
         loss_weights: Float[Tensor, "B S"] | None = None,
         num_items_in_batch: int | float | Tensor | None = None,
@@ -32,33 +39,51 @@ class UnifiedVLM(VLM):
 
         embeddings = self.language.embedding(input_ids)  # [B, S, d]
         if pixel_values is not None:
-            features, image_mask = self.encode_images(pixel_values, image_mask)  # [n, M, d]
-            self.check_slots(slots, image_mask)
-            embeddings = embeddings.masked_scatter(slots[..., None], features.tokens.to(embeddings.dtype))  # [B, S, d]
+            seen = self.encode_images(pixel_values, image_mask, image_layout, instruction_ids, instruction_mask)
+            placed = [[self.layout(image.views, image.arrangement) for image in row] for row in seen]  # [M, d] each
+            self.check_slots(slots, placed)
+            embeddings = place(embeddings, slots, placed)  # [B, S, d]
         elif reads_prompt:
-            self.check_slots(slots, None)
+            self.check_slots(slots, [[]] * len(slots))
         hidden = self.language.decode(  # [B, S, d]
             embeddings,
             attention_mask=attention_mask,
             position_ids=self.positions(attention_mask, position_ids, input_ids.shape[1]),
             cache=cache,
+            **(self.prefix(input_ids, attention_mask, labels, prefix_mask) if reads_prompt else {}),
         )
         return self.finish(hidden, cache, labels, loss_weights, num_items_in_batch, logits_to_keep)
 
-    def check_slots(self, slots: Bool[Tensor, "B S"], image_mask: Bool[Tensor, "B I"] | None) -> None:
+    @staticmethod
+    def check_slots(slots: Bool[Tensor, "B S"], placed: Sequence[Sequence[Float[Tensor, "_ d"]]]) -> None:
         """Refuse a batch in which any row has more or fewer placeholders than its images have tokens.
 
         A count over the whole batch would let the surplus of one row fill the lack of another.
         """
         have = slots.sum(dim=1).tolist()
-        images = [0] * len(have) if image_mask is None else image_mask.sum(dim=1).tolist()
-        count = self.image_shape.count
         reasons = [
-            f"row {row}: {slot} image slots in `input_ids`, but {image} images x {count} tokens = {image * count} features"
-            for row, (slot, image) in enumerate(zip(have, images, strict=True))
-            if slot != image * count
+            f"row {row}: {slot} image slots in `input_ids`, but {_counted([len(image) for image in images])} features"
+            for row, (slot, images) in enumerate(zip(have, placed, strict=True))
+            if slot != sum(len(image) for image in images)
         ]
         if reasons:
             raise DataError(
                 "image slots and images do not match (`model.processor` writes as many slots as there are tokens)", reasons
             )
+
+
+def place(
+    embeddings: Float[Tensor, "B S d"], slots: Bool[Tensor, "B S"], placed: Sequence[Sequence[Float[Tensor, "_ d"]]]
+) -> Float[Tensor, "B S d"]:
+    """The embeddings with the tokens of the images in their slots, row by row and image by image."""
+    tokens = [image for row in placed for image in row]
+    if not tokens:
+        return embeddings
+    return embeddings.masked_scatter(slots[..., None], torch.cat(tokens).to(embeddings.dtype))
+
+
+def _counted(tokens: Sequence[int]) -> str:
+    """`2 images x 16 tokens = 32`, or `2 images of 16 + 32 tokens = 48`."""
+    if len(set(tokens)) == 1:
+        return f"{len(tokens)} images x {tokens[0]} tokens = {sum(tokens)}"
+    return f"{len(tokens)} images of {' + '.join(map(str, tokens))} tokens = {sum(tokens)}" if tokens else "0 images = 0"

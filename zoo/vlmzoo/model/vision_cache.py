@@ -6,7 +6,6 @@ selection reach them; cropping the text does not.
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import Cache
@@ -78,16 +77,21 @@ class VisionMemory:
     """What decoder blocks attend to, and what is needed to say which text sees which image.
 
     `keys_values` holds one pair per block, image tokens on some axis, the batch first; `seen` the number of images before
-    the next text position; `image_mask` which images of a row exist.
+    the next text position; `owner` the image of its row that a token belongs to, -1 for padding (L tokens per row at most).
     """
 
     keys_values: tuple[tuple[Tensor, Tensor], ...]
     seen: Int[Tensor, "B"]
-    image_mask: Bool[Tensor, "B I"]
+    owner: Int[Tensor, "B L"]
+
+    @property
+    def images(self) -> int:
+        """How many images the row with the most has."""
+        return int(self.owner.max()) + 1
 
     def store(self, cache: Cache) -> None:
         """Put everything behind the text layers of a cache that has been through one forward, or update it there."""
-        pairs = [(self.seen, self.image_mask), *self.keys_values]
+        pairs = [(self.seen, self.owner), *self.keys_values]
         kept = [layer for layer in cache.layers if not isinstance(layer, VisionCacheLayer)]
         cache.layers[:] = [*kept, *(VisionCacheLayer(keys, values) for keys, values in pairs)]
 
@@ -101,13 +105,10 @@ class VisionMemory:
         return cls(tuple((layer.keys, layer.values) for layer in blocks), first.keys, first.values)
 
 
-def visible_images(
-    markers: Bool[Tensor, "B S"], memory_seen: Int[Tensor, "B"], image_mask: Bool[Tensor, "B I"], *, last_only: bool
-) -> Bool[Tensor, "B S I"]:
-    """Which images each text position sees: those whose marker stands at it or before it, or only the last of these."""
-    seen = memory_seen[:, None] + markers.long().cumsum(dim=1)  # [B, S] images up to here
-    index = torch.arange(image_mask.shape[1], device=markers.device)  # [I]
-    visible = index < seen[..., None]  # [B, S, I]
-    if last_only:
-        visible = visible & (index == seen[..., None] - 1)
-    return visible & image_mask[:, None]
+def visible_tokens(
+    markers: Bool[Tensor, "B S"], memory_seen: Int[Tensor, "B"], owner: Int[Tensor, "B L"], *, last_only: bool
+) -> Bool[Tensor, "B S L"]:
+    """Which image tokens each text position sees: those of images whose marker stands at it or before it, or of the last."""
+    seen = (memory_seen[:, None] + markers.long().cumsum(dim=1))[..., None]  # [B, S, 1] images up to here
+    image = owner[:, None]  # [B, 1, L]
+    return (image == seen - 1) & (image >= 0) if last_only else (image < seen) & (image >= 0)

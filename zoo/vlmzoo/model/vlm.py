@@ -1,14 +1,16 @@
 """What unified and cross-attention models share: encoding images, connecting, the loss, generation, and saving.
 
-Letters: B batch, I images per row at most, n images in the batch, N vision tokens, D vision width, M tokens per image after
-the connectors, d language width, S text length, T length with the cache, V vocabulary.
+Letters: B batch, I images per row at most, V views per row at most (one per image unless a layout cuts it), n images in the
+batch, N vision tokens, D vision width, M tokens per image where it meets the text, d language width, S text length, T length
+with the cache, K positions with logits, Q length of the instruction.
 """
 
 from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,12 +21,38 @@ from transformers import Cache, GenerationMixin, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from vlmzoo.adapters import Adapter
+from vlmzoo.data.reader import unpack_arrangements
 from vlmzoo.loss import masked_nll
 from vlmzoo.manifest import ComponentRecord
 from vlmzoo.model.configuration import VLMConfig
-from vlmzoo_registry import Connector, DataError, FeatureShape, LanguageModel, PluginError, VisionEncoder, VisionFeatures
+from vlmzoo_registry import (
+    Arrangement,
+    Connector,
+    DataError,
+    FeatureShape,
+    ImageLayout,
+    ImageSize,
+    InstructedConnector,
+    LanguageModel,
+    PluginError,
+    VisionEncoder,
+    VisionFeatures,
+)
 
 PARTS = ("vision", "connector", "language")
+
+
+@dataclass(frozen=True)
+class SeenImage:
+    """One image behind the connectors: how it was cut, and the tokens of its views [views, N, d]."""
+
+    arrangement: Arrangement
+    views: VisionFeatures
+
+
+def _together(views: Sequence[VisionFeatures]) -> VisionFeatures:
+    """The views of one image, all of one size, as one batch."""
+    return views[0] if len(views) == 1 else replace(views[0], tokens=torch.cat([view.tokens for view in views]))
 
 
 def frozen_modules(part: nn.Module) -> list[nn.Module]:
@@ -45,7 +73,7 @@ class VLMOutput(ModelOutput):
     """What a forward returns; `logits` is None where labels were given and no logits were asked for."""
 
     loss: Float[Tensor, ""] | None = None
-    logits: Float[Tensor, "B K V"] | None = None
+    logits: Float[Tensor, "B K vocabulary"] | None = None
     past_key_values: Cache | None = None
 
 
@@ -71,11 +99,13 @@ class VLM(PreTrainedModel, GenerationMixin):
         vision: VisionEncoder,
         connector: Sequence[nn.Module],
         language: LanguageModel,
+        layout: ImageLayout,
     ) -> None:
         config.attach_text_config(language.text_config)
         super().__init__(config)
         self.vision = vision
-        self.connector = nn.ModuleList(connector)
+        # What a layout learns is between the encoder and the text, so it belongs to the connector.
+        self.connector = nn.ModuleList([*connector, layout])
         self.language = language
         self.processor: Any = None
         # Set by the assembler: what a checkpoint records of the parts, and what their tensors were when they were built.
@@ -83,10 +113,8 @@ class VLM(PreTrainedModel, GenerationMixin):
         self.built: dict[str, dict[str, tuple[tuple[int, ...], torch.dtype]]] = {}
         # The parts that have adapters now: what training or a checkpoint has put on them.
         self.adapters: dict[str, Adapter] = {}
-        shapes = [vision.output_shape]
-        for part in self.sequence_connectors:
-            shapes.append(part.output_shape(shapes[-1]))
-        self._shapes = tuple(shapes)
+        transform = vision.transform
+        self._shapes = {(transform.height, transform.width): self._shapes_at((transform.height, transform.width))}
         self.eval()
 
     @property
@@ -95,9 +123,27 @@ class VLM(PreTrainedModel, GenerationMixin):
         return [part for part in self.connector if isinstance(part, Connector)]
 
     @property
+    def layout(self) -> ImageLayout:
+        """How an image is cut into views, and their tokens put in order."""
+        return cast(ImageLayout, self.connector[-1])
+
+    @property
     def image_shape(self) -> FeatureShape:
-        """What one image has become when it meets the text; its count is M, the tokens per image."""
-        return self._shapes[-1]
+        """What a view of the encoder's own size has become behind the connectors; the whole image where none is cut."""
+        transform = self.vision.transform
+        return self.shapes_at((transform.height, transform.width))[-1]
+
+    def shapes_at(self, size: ImageSize) -> tuple[FeatureShape, ...]:
+        """What a view of this size becomes: behind the encoder, and behind each connector."""
+        if size not in self._shapes:
+            self._shapes[size] = self._shapes_at(size)
+        return self._shapes[size]
+
+    def _shapes_at(self, size: ImageSize) -> tuple[FeatureShape, ...]:
+        shapes = [self.vision.shape_at(size)]
+        for part in self.sequence_connectors:
+            shapes.append(part.output_shape(shapes[-1]))
+        return tuple(shapes)
 
     @property
     def parts(self) -> dict[str, nn.Module]:
@@ -111,8 +157,12 @@ class VLM(PreTrainedModel, GenerationMixin):
         attention_mask: Int[Tensor, "B T"] | None = None,
         position_ids: Int[Tensor, "B S"] | None = None,
         past_key_values: Cache | None = None,
-        pixel_values: Float[Tensor, "B I 3 H W"] | None = None,
-        image_mask: Bool[Tensor, "B I"] | None = None,
+        pixel_values: Float[Tensor, "B V C H W"] | None = None,
+        image_mask: Bool[Tensor, "B V"] | None = None,
+        image_layout: Int[Tensor, "B I 4"] | None = None,
+        instruction_ids: Int[Tensor, "B Q"] | None = None,
+        instruction_mask: Int[Tensor, "B Q"] | None = None,
+        prefix_mask: Bool[Tensor, "B S"] | None = None,
         labels: Int[Tensor, "B S"] | None = None,
         loss_weights: Float[Tensor, "B S"] | None = None,
         num_items_in_batch: int | float | Tensor | None = None,
@@ -127,8 +177,13 @@ class VLM(PreTrainedModel, GenerationMixin):
             attention_mask: 0 at padding, on either side.
             position_ids: default: counted from the attention mask, so that padding does not move them.
             past_key_values: the cache; updated in place.
-            pixel_values: the images of each row, in the order of its placeholders, padded to the same number.
-            image_mask: which of them are images; default: all.
+            pixel_values: the views of each row's images, in the order of its placeholders, padded to the same number and size.
+            image_mask: which of them are there; default: all.
+            image_layout: how each image was cut (`Arrangement`), where that depends on the image.
+            instruction_ids: what the user says before the first answer, for a connector that reads it.
+            instruction_mask: 0 at the padding of it.
+            prefix_mask: the leading positions that see each other both ways, for a language model that can; default: none, or
+                all before the answer for a model that always needs them.
             labels: targets aligned with `input_ids` (the loss shifts); -100 is not supervised.
             loss_weights: the weight of each target.
             num_items_in_batch: the loss's denominator where the batch is part of a larger one; default: its own count.
@@ -140,11 +195,18 @@ class VLM(PreTrainedModel, GenerationMixin):
     # ---- images -----------------------------------------------------------------------------------------------------
 
     def encode_images(
-        self, pixel_values: Float[Tensor, "B I 3 H W"], image_mask: Bool[Tensor, "B I"] | None
-    ) -> tuple[VisionFeatures, Bool[Tensor, "B I"]]:
-        """Encode and connect the n images of a batch, row by row; returns their features [n, M, D] and the image mask.
+        self,
+        pixel_values: Float[Tensor, "B V C H W"],
+        image_mask: Bool[Tensor, "B V"] | None = None,
+        image_layout: Int[Tensor, "B I 4"] | None = None,
+        instruction_ids: Int[Tensor, "B Q"] | None = None,
+        instruction_mask: Int[Tensor, "B Q"] | None = None,
+    ) -> list[list[SeenImage]]:
+        """Encode and connect the images of a batch; returns those of each row.
 
-        A frozen encoder runs without gradients.
+        Views of one size go through encoder and connectors together. A frozen encoder runs without gradients.
+
+        Raises `DataError` naming the rows where views and images do not match.
         """
         if pixel_values.ndim != 5:
             raise DataError(
@@ -153,15 +215,75 @@ class VLM(PreTrainedModel, GenerationMixin):
             )
         if image_mask is None:
             image_mask = torch.ones(pixel_values.shape[:2], dtype=torch.bool, device=pixel_values.device)
-        pixels = pixel_values[image_mask]  # [n, 3, H, W]
+        images = self.arrangements(image_mask, image_layout)
+        sizes = [self.layout.view_size(cut) for row in images for cut in row for _ in range(self.layout.views(cut))]
+        pixels = pixel_values[image_mask]  # [views in the batch, C, H, W]
+        rows = image_mask.nonzero()[:, 0]  # the row of each view
+        views: list[VisionFeatures | None] = [None] * len(sizes)
+        for size in dict.fromkeys(sizes):
+            these = [index for index, other in enumerate(sizes) if other == size]
+            index = torch.tensor(these, device=pixels.device)
+            told = {}
+            if instruction_ids is not None and instruction_mask is not None:
+                told = {
+                    name: tensor[rows[index]]
+                    for name, tensor in (("instruction_ids", instruction_ids), ("instruction_mask", instruction_mask))
+                }
+            features = self.encode_views(pixels[index, :, : size[0], : size[1]], **told)  # [views of this size, N, D]
+            for place, number in enumerate(these):
+                views[number] = replace(features, tokens=features.tokens[place : place + 1])
+        left = iter(cast(list[VisionFeatures], views))
+        return [[SeenImage(cut, _together(list(islice(left, self.layout.views(cut))))) for cut in row] for row in images]
+
+    def encode_views(
+        self,
+        pixels: Float[Tensor, "n C H W"],
+        instruction_ids: Int[Tensor, "n Q"] | None = None,
+        instruction_mask: Int[Tensor, "n Q"] | None = None,
+    ) -> VisionFeatures:
+        """Encode and connect views of one size: [n, M, d], each checked against what was declared."""
+        shapes = self.shapes_at((pixels.shape[2], pixels.shape[3]))
         vision_trains = any(parameter.requires_grad for parameter in self.vision.parameters())
         with nullcontext() if vision_trains else torch.no_grad():
             features = self.vision(pixels)  # [n, N, D]
-        self._check_shape("vision encoder", features, self._shapes[0])
-        for connector, shape in zip(self.sequence_connectors, self._shapes[1:], strict=True):
-            features = connector(features)  # [n, M, d']
+        self._check_shape("vision encoder", features, shapes[0])
+        for connector, shape in zip(self.sequence_connectors, shapes[1:], strict=True):
+            if isinstance(connector, InstructedConnector):
+                if instruction_ids is None or instruction_mask is None:
+                    raise DataError(
+                        f"`{type(connector).__name__}` reads the instruction, and the batch has no `instruction_ids` and "
+                        "`instruction_mask`: let `model.processor` make it"
+                    )
+                features = connector(features, instruction_ids, instruction_mask)
+            else:
+                features = connector(features)  # [n, M, d']
             self._check_shape(type(connector).__name__, features, shape)
-        return features, image_mask
+        return features
+
+    def arrangements(
+        self, image_mask: Bool[Tensor, "B V"], image_layout: Int[Tensor, "B I 4"] | None
+    ) -> list[list[Arrangement]]:
+        """How the images of each row were cut. Raises `DataError` where that is not said, or not as many views are there."""
+        views = image_mask.sum(dim=1).tolist()
+        fixed = self.layout.fixed
+        if image_layout is not None:
+            images = unpack_arrangements(image_layout)
+        elif fixed is not None:
+            images = [[fixed] * (count // self.layout.views(fixed)) for count in views]
+        else:
+            raise DataError(
+                f"`{type(self.layout).__name__}` cuts images by their size, and the batch has no `image_layout`: let "
+                "`model.processor` make it"
+            )
+        reasons = [
+            f"row {row}: {count} views in `pixel_values`, but its {len(cuts)} images have "
+            f"{sum(self.layout.views(cut) for cut in cuts)}"
+            for row, (count, cuts) in enumerate(zip(views, images, strict=True))
+            if count != sum(self.layout.views(cut) for cut in cuts)
+        ]
+        if reasons:
+            raise DataError("views and images do not match (`model.processor` makes both)", reasons)
+        return images
 
     @staticmethod
     def _check_shape(name: str, features: VisionFeatures, declared: FeatureShape) -> None:
@@ -179,6 +301,44 @@ class VLM(PreTrainedModel, GenerationMixin):
         if position_ids is not None or not isinstance(attention_mask, Tensor) or attention_mask.ndim != 2:
             return position_ids
         return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, -length:]
+
+    def prefix(
+        self,
+        input_ids: Int[Tensor, "B S"],
+        attention_mask: Int[Tensor, "B T"] | None,
+        labels: Int[Tensor, "B S"] | None,
+        prefix_mask: Bool[Tensor, "B S"] | None,
+    ) -> dict[str, Bool[Tensor, "B S"]]:
+        """What `decode` is told of the prefix of each row, where the text begins; nothing for a causal model.
+
+        Where a model needs one and none is given, it is all that stands before the answer: the whole text where there are no
+        labels. Raises `DataError` for a prefix that the model cannot take, and for rows with more than one answer: the words
+        between two of them would be neither read nor said as they are in generation.
+        """
+        if self.language.prefix == "none":
+            if prefix_mask is not None:
+                raise DataError(
+                    f"`prefix_mask` was given, but `{type(self.language).__name__}` is causal throughout: leave it out"
+                )
+            return {}
+        if prefix_mask is None and self.language.prefix == "optional":
+            return {}
+        there = torch.ones_like(input_ids, dtype=torch.bool)
+        if isinstance(attention_mask, Tensor) and attention_mask.ndim == 2:
+            there = attention_mask[:, -input_ids.shape[1] :].bool()
+        if prefix_mask is None and labels is None:
+            prefix_mask = there
+        elif prefix_mask is None and labels is not None:
+            said = labels != -100
+            starts = said & ~nn.functional.pad(said, (1, 0))[:, :-1]
+            reasons = [f"row {row}: {count} answers" for row, count in enumerate(starts.sum(dim=1).tolist()) if count > 1]
+            if reasons:
+                raise DataError(
+                    f"`{type(self.language).__name__}` reads all before the answer as its prefix, so a row has one answer",
+                    reasons,
+                )
+            prefix_mask = said.long().cumsum(dim=1) == 0
+        return {"prefix_mask": cast(Tensor, prefix_mask) & there}
 
     def finish(
         self,
@@ -205,7 +365,8 @@ class VLM(PreTrainedModel, GenerationMixin):
             input_ids, *args, is_first_iteration=is_first_iteration, **kwargs
         )
         if inputs.get("pixel_values") is None:
-            inputs.pop("image_mask", None)
+            for name in ("image_mask", "image_layout", "instruction_ids", "instruction_mask"):
+                inputs.pop(name, None)
         return inputs
 
     def get_input_embeddings(self) -> nn.Module:

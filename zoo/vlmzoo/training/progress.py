@@ -122,7 +122,7 @@ def component_names(recipe: Recipe) -> dict[str, str]:
     """The components of each part."""
     section = recipe.model
     return {
-        "vision": section.vision.component.full_name,
+        "vision": " + ".join(choice.component.full_name for choice in section.encoders),
         "connector": " + ".join(choice.component.full_name for choice in section.connector),
         "language": section.language.component.full_name,
     }

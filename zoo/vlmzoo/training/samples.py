@@ -56,8 +56,9 @@ def make_collator(model: VLM, stage: StageConfig) -> Collator:
         template=model.processor.template,
         tokenizer=model.processor.tokenizer,
         image_token=model.processor.image_token,
-        transform=model.processor.transform,
+        images=model.processor.images,
         max_length=_max_length(model),
+        instructions=model.processor.instructions,
     )
 
 
