@@ -379,7 +379,7 @@ REFUSALS: list[tuple[dict[str, Any], list[str]]] = [
     (
         section(connector=[SHUFFLE]),
         [
-            "`connector.0` (connectors/pixel-shuffle): it puts out width 96 (= 2 x 2 x 24) where 32 is needed: let "
+            "`connector.0` (connectors/pixel-shuffle): it puts out width 96 where 32 is needed: let "
             "`connectors/linear` or `connectors/mlp` follow it"
         ],
     ),
