@@ -10,7 +10,7 @@ def vlmzoo_components() -> list[ComponentSpec]:
         ComponentSpec(
             kind="layout",
             name="whole",
-            factory="vlmzoo_layouts.whole:Whole",
+            factory="vlmzoo_registry.whole:Whole",
             config="vlmzoo_registry.config:NoOptions",
             summary="The whole image as one view, as the encoder's own transform makes it (LLaVA-1.5, BLIP-2, PaliGemma).",
             paper="https://arxiv.org/abs/2304.08485",
