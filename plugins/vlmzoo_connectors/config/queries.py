@@ -39,3 +39,36 @@ class PerceiverConfig(ComponentConfig):
         if self.heads % self.key_value_heads:
             raise ValueError(f"`heads` (={self.heads}) must be divisible by `key_value_heads` (={self.key_value_heads})")
         return self
+
+
+class QFormerConfig(ComponentConfig):
+    """Options of `connectors/q-former`; the defaults are BLIP-2's, whose layers are those of BERT-base.
+
+    Layers 0, k, 2k, ... (`cross_attention_every: k`) attend to the image tokens. `feedforward_width` is the width within
+    a layer.
+    """
+
+    queries: Positive = 32
+    depth: Positive = 12
+    width: Positive = 768
+    heads: Positive = 12
+    feedforward_width: Positive = 3072
+    cross_attention_every: Positive = 2
+    norm_epsilon: PositiveFloat = 1e-12
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> "QFormerConfig":
+        if self.width % self.heads:
+            raise ValueError(f"`heads` (={self.heads}) must divide `width` (={self.width})")
+        return self
+
+
+class CrossAttentionResamplerConfig(ComponentConfig):
+    """Options of `connectors/cross-attention-resampler`; the defaults are Qwen-VL's.
+
+    `grid` x `grid` learned queries; it works in the width that comes out, in heads of `head_width`.
+    """
+
+    grid: Positive = 16
+    head_width: Positive = 128
+    norm_epsilon: PositiveFloat = 1e-6

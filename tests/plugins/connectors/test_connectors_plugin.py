@@ -20,7 +20,8 @@ def attribute(reference: str):
 
 def test_names():
     assert sorted(SPECS) == [
-        "adaptive-pool", "average-pool", "cross-attention", "identity", "interpolate", "linear", "mlp", "norm", "pixel-shuffle",
+        "adaptive-pool", "attention-pool", "average-pool", "c-abstractor", "cross-attention", "cross-attention-resampler",
+        "identity", "interpolate", "ldp", "ldp-v2", "linear", "mlp", "norm", "perceiver", "pixel-shuffle", "q-former",
         "resampler",
     ]  # fmt: skip
 
@@ -29,7 +30,7 @@ def test_names():
 def test_tiny_instance_keeps_its_word(name):
     spec = SPECS[name]
     factory, config = attribute(spec.factory), attribute(spec.config)(**spec.tiny)
-    context = ConnectorContext(FeatureShape(24, 16, (4, 4)), None, 32, 3)
+    context = ConnectorContext(FeatureShape(24, 16, (4, 4)), None, 40, 3)
     connector = factory(config, context)
     assert isinstance(connector, LayersConnector if "layers" in spec.capabilities else Connector)
     if isinstance(connector, LayersConnector):
