@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vlmzoo_layouts.config import AnyresConfig
-from vlmzoo_layouts.views import check_views, tiles
+from vlmzoo_layouts.views import tiles
 from vlmzoo_registry import (
     Arrangement,
     AssemblyError,
@@ -24,6 +24,7 @@ from vlmzoo_registry import (
     ImageTransform,
     LayoutContext,
     VisionFeatures,
+    check_views,
 )
 
 _SLACK = 1.1
@@ -104,7 +105,7 @@ class Anyres(ImageLayout):
     def forward(self, features: VisionFeatures, arrangement: Arrangement) -> Float[Tensor, "M d"]:
         """The tokens of the whole image, then the rows of tokens of the tiles."""
         rows, columns = self.grid
-        check_views("anyres", features, self.views(arrangement), rows * columns)
+        check_views("layouts/anyres", features.tokens, self.views(arrangement), rows * columns)
         whole, tiled = features.tokens[0], features.tokens[1:]
         # From tiles, and rows within them, to rows of the large image.
         large = tiled.unflatten(1, self.grid).unflatten(0, (arrangement.rows, arrangement.columns))

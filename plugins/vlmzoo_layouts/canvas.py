@@ -10,7 +10,6 @@ from PIL import Image
 from torch import Tensor
 
 from vlmzoo_layouts.config import CanvasConfig
-from vlmzoo_layouts.views import check_views
 from vlmzoo_registry import (
     Arrangement,
     AssemblyError,
@@ -20,6 +19,7 @@ from vlmzoo_registry import (
     ImageTransform,
     LayoutContext,
     VisionFeatures,
+    check_views,
 )
 
 
@@ -94,7 +94,7 @@ class Canvas(ImageLayout):
 
     def forward(self, features: VisionFeatures, arrangement: Arrangement) -> Float[Tensor, "M d"]:
         """The tokens of the canvas in the order in which the encoder has them."""
-        check_views("canvas", features, 1, self._count(arrangement))
+        check_views("layouts/canvas", features.tokens, 1, self._count(arrangement))
         return features.tokens[0]
 
     def _count(self, arrangement: Arrangement) -> int:

@@ -5,8 +5,17 @@ from PIL import Image
 from torch import Tensor
 
 from vlmzoo_layouts.config import DynamicTilesConfig
-from vlmzoo_layouts.views import check_views, closest_grid, tiles
-from vlmzoo_registry import Arrangement, ImageLayout, ImageSize, ImageText, ImageTransform, LayoutContext, VisionFeatures
+from vlmzoo_layouts.views import closest_grid, tiles
+from vlmzoo_registry import (
+    Arrangement,
+    ImageLayout,
+    ImageSize,
+    ImageText,
+    ImageTransform,
+    LayoutContext,
+    VisionFeatures,
+    check_views,
+)
 
 
 class DynamicTiles(ImageLayout):
@@ -65,5 +74,5 @@ class DynamicTiles(ImageLayout):
 
     def forward(self, features: VisionFeatures, arrangement: Arrangement) -> Float[Tensor, "M d"]:
         """The tokens of one view after the other."""
-        check_views("dynamic-tiles", features, self.views(arrangement), self.count)
+        check_views("layouts/dynamic-tiles", features.tokens, self.views(arrangement), self.count)
         return features.tokens.flatten(0, 1)

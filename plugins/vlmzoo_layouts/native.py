@@ -7,7 +7,6 @@ from PIL import Image
 from torch import Tensor
 
 from vlmzoo_layouts.config import NativeConfig
-from vlmzoo_layouts.views import check_views
 from vlmzoo_registry import (
     Arrangement,
     AssemblyError,
@@ -19,6 +18,7 @@ from vlmzoo_registry import (
     ImageTransform,
     LayoutContext,
     VisionFeatures,
+    check_views,
 )
 
 _BREAK, _END = "[IMG_BREAK]", "[IMG_END]"
@@ -110,7 +110,7 @@ class Native(ImageLayout):
     def forward(self, features: VisionFeatures, arrangement: Arrangement) -> Float[Tensor, "M d"]:
         """The tokens of the only view."""
         rows, columns = self._grid(arrangement)
-        check_views("native", features, 1, rows * columns)
+        check_views("layouts/native", features.tokens, 1, rows * columns)
         return features.tokens[0]
 
     def _grid(self, arrangement: Arrangement) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from vlmzoo_layouts.config import SplitConfig
-from vlmzoo_layouts.views import check_views, tiles
+from vlmzoo_layouts.views import tiles
 from vlmzoo_registry import (
     Arrangement,
     AssemblyError,
@@ -17,6 +17,7 @@ from vlmzoo_registry import (
     ImageTransform,
     LayoutContext,
     VisionFeatures,
+    check_views,
 )
 
 _AROUND, _WHOLE = "<fake_token_around_image>", "<global-img>"
@@ -96,7 +97,7 @@ class Split(ImageLayout):
 
     def forward(self, features: VisionFeatures, arrangement: Arrangement) -> Float[Tensor, "M d"]:
         """The tokens of one view after the other."""
-        check_views("split", features, self.views(arrangement), self.count)
+        check_views("layouts/split", features.tokens, self.views(arrangement), self.count)
         return features.tokens.flatten(0, 1)
 
     def _scaled(self, size: ImageSize) -> ImageSize:

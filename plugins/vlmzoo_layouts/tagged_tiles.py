@@ -5,8 +5,17 @@ from PIL import Image
 from torch import Tensor
 
 from vlmzoo_layouts.config import TaggedTilesConfig
-from vlmzoo_layouts.views import check_views, closest_grid, tiles
-from vlmzoo_registry import Arrangement, ImageLayout, ImageSize, ImageText, ImageTransform, LayoutContext, VisionFeatures
+from vlmzoo_layouts.views import closest_grid, tiles
+from vlmzoo_registry import (
+    Arrangement,
+    ImageLayout,
+    ImageSize,
+    ImageText,
+    ImageTransform,
+    LayoutContext,
+    VisionFeatures,
+    check_views,
+)
 
 
 class TaggedTiles(ImageLayout):
@@ -61,5 +70,5 @@ class TaggedTiles(ImageLayout):
 
     def forward(self, features: VisionFeatures, arrangement: Arrangement) -> Float[Tensor, "M d"]:
         """The tokens of one view after the other."""
-        check_views("tagged-tiles", features, self.views(arrangement), self.count)
+        check_views("layouts/tagged-tiles", features.tokens, self.views(arrangement), self.count)
         return features.tokens.flatten(0, 1)

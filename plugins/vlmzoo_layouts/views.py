@@ -1,8 +1,8 @@
-"""What layouts share: cutting a scaled image into tiles, and refusing features that are not those of the views they cut."""
+"""What layouts share: the grid of tiles that has an image's ratio, and the cutting of a scaled image into tiles."""
 
 from PIL import Image
 
-from vlmzoo_registry import AssemblyError, ImageSize, VisionFeatures
+from vlmzoo_registry import ImageSize
 
 
 def tiles(image: Image.Image, rows: int, columns: int) -> list[Image.Image]:
@@ -31,13 +31,3 @@ def closest_grid(size: ImageSize, view: ImageSize, least: int, most: int) -> tup
         if distance < smallest or (distance == smallest and fills):
             chosen, smallest = (rows, columns), distance
     return chosen
-
-
-def check_views(layout: str, features: VisionFeatures, views: int, count: int) -> None:
-    """Raise `AssemblyError` unless the features are those of `views` views, `count` tokens each."""
-    shape = tuple(features.tokens.shape)
-    if len(shape) != 3 or shape[:2] != (views, count):
-        raise AssemblyError(
-            f"`{layout}`: the features of an image are {list(shape)}, and its arrangement has [{views} views, {count} tokens, "
-            "width]: arrange them with the arrangement that their views were cut by"
-        )

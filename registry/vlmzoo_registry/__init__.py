@@ -26,7 +26,7 @@ from vlmzoo_registry.suggest import did_you_mean, nearest
 
 if TYPE_CHECKING:
     from vlmzoo_registry.connector import Connector, ConnectorContext, DecoderBlock, InstructedConnector, LayersConnector
-    from vlmzoo_registry.inputs import check_pixels, check_tokens
+    from vlmzoo_registry.inputs import check_pixels, check_tokens, check_views
     from vlmzoo_registry.language import LanguageModel
     from vlmzoo_registry.layout import Arrangement, ImageLayout, ImageSize, ImageText, LayoutContext
     from vlmzoo_registry.per_token import PerToken
@@ -48,6 +48,7 @@ _LAZY = {
     "PerToken": "per_token",
     "check_pixels": "inputs",
     "check_tokens": "inputs",
+    "check_views": "inputs",
     "IMAGE": "tasks",
     "Dataset": "tasks",
     "Metric": "tasks",
@@ -105,6 +106,7 @@ __all__ = [
     "VlmzooError",
     "check_pixels",
     "check_tokens",
+    "check_views",
     "default_catalogue",
     "did_you_mean",
     "hookimpl",

@@ -23,5 +23,14 @@ def check_tokens(part: str, name: str, tokens: Tensor, width: int) -> None:
         )
 
 
+def check_views(layout: str, tokens: Tensor, views: int, count: int) -> None:
+    """Raise `AssemblyError` unless `tokens`, those of the views of one image, are [views, count, any width]."""
+    if tokens.ndim != 3 or tuple(tokens.shape[:2]) != (views, count):
+        raise AssemblyError(
+            f"`{layout}`: the tokens of an image are {_written(tokens)}, and its arrangement has [{views} views, {count} "
+            "tokens, width]: give it the arrangement by which these views were cut"
+        )
+
+
 def _written(tensor: Tensor) -> str:
     return "[" + ", ".join(str(size) for size in tensor.shape) + "]"

@@ -5,6 +5,7 @@ from PIL import Image
 from torch import Tensor
 
 from vlmzoo_registry.config import NoOptions
+from vlmzoo_registry.inputs import check_views
 from vlmzoo_registry.layout import Arrangement, ImageLayout, ImageSize, ImageText, LayoutContext
 from vlmzoo_registry.vision import ImageTransform, VisionFeatures
 
@@ -48,4 +49,5 @@ class Whole(ImageLayout):
 
     def forward(self, features: VisionFeatures, arrangement: Arrangement) -> Float[Tensor, "M d"]:
         """The tokens of the only view."""
+        check_views("whole", features.tokens, 1, self.count)
         return features.tokens[0]

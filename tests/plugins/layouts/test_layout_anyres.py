@@ -157,6 +157,6 @@ def test_tokens_without_places_are_refused(context, says):
 def test_features_of_another_image_are_refused():
     ours = layout(24)
     with pytest.raises(
-        AssemblyError, match=r"`anyres`: the features of an image are \[3, 36, 5\], and .* \[5 views, 36 tokens"
+        AssemblyError, match=r"`layouts/anyres`: the tokens of an image are \[3, 36, 5\], and .* \[5 views, 36 tokens"
     ):
         ours(VisionFeatures(torch.zeros(3, 36, 5), (6, 6)), ours.arrangement((48, 48)))

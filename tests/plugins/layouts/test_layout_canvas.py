@@ -62,6 +62,6 @@ def test_tiles_must_be_square():
 def test_features_of_another_image_are_refused():
     ours = layout()
     with pytest.raises(
-        AssemblyError, match=r"`canvas`: the features of an image are \[1, 49, 5\], and .* \[1 views, 98 tokens"
+        AssemblyError, match=r"`layouts/canvas`: the tokens of an image are \[1, 49, 5\], and .* \[1 views, 98 tokens"
     ):
         ours(VisionFeatures(torch.zeros(1, 49, 5), (7, 7)), ours.arrangement((28, 48)))

@@ -97,7 +97,7 @@ def test_limits_must_be_in_order():
 @pytest.mark.parametrize(("ours", "name"), [(tiles(), "dynamic-tiles"), (tagged(), "tagged-tiles")])
 def test_features_of_another_image_are_refused(ours, name):
     with pytest.raises(
-        AssemblyError, match=rf"`{name}`: the features of an image are \[2, 49, 5\], and .* \[3 views, 49 tokens"
+        AssemblyError, match=rf"`layouts/{name}`: the tokens of an image are \[2, 49, 5\], and .* \[3 views, 49 tokens"
     ):
         ours(VisionFeatures(torch.zeros(2, 49, 5), (7, 7)), ours.arrangement((28, 56)))
 

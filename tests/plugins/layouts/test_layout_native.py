@@ -91,5 +91,7 @@ def test_a_connector_that_shifts_the_grid_is_refused():
 
 def test_features_of_another_image_are_refused():
     ours = layout()
-    with pytest.raises(AssemblyError, match=r"`native`: the features of an image are \[1, 4, 5\], and .* \[1 views, 15 tokens"):
+    with pytest.raises(
+        AssemblyError, match=r"`layouts/native`: the tokens of an image are \[1, 4, 5\], and .* \[1 views, 15 tokens"
+    ):
         ours(VisionFeatures(torch.zeros(1, 4, 5), (2, 2)), ours.arrangement((12, 20)))

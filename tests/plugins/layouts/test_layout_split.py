@@ -120,6 +120,6 @@ def test_tiles_must_be_square():
 def test_features_of_another_image_are_refused():
     ours = layout()
     with pytest.raises(
-        AssemblyError, match=r"`split`: the features of an image are \[2, 49, 5\], and .* \[17 views, 49 tokens"
+        AssemblyError, match=r"`layouts/split`: the tokens of an image are \[2, 49, 5\], and .* \[17 views, 49 tokens"
     ):
         ours(VisionFeatures(torch.zeros(2, 49, 5), (7, 7)), ours.arrangement((56, 56)))
