@@ -72,6 +72,58 @@ class Evaluation:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Contrast:
+    """The same questions asked seeing, asked blind, and answered by who never looks.
+
+    `frequent` are pairs of what is true and the answer most often right in training, `frequent_scores` those of these answers.
+    """
+
+    seeing: Evaluation
+    blind: Evaluation
+    frequent: tuple[tuple[str, str], ...]
+    frequent_scores: dict[str, Score]
+
+
+def contrast(
+    model: VLM,
+    samples: Rows,
+    training: Rows,
+    *,
+    collate: Collator,
+    metrics: Mapping[str, Metric],
+    batch_size: int = 32,
+    max_new_tokens: int = 32,
+    limit: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Contrast:
+    """Ask a model as `evaluate` does, seeing and blind, and answer the same from `training`, without looking.
+
+    `progress` is called with the number of questions asked so far, of which there are two for each sample. Raises as `evaluate`
+    does.
+    """
+
+    def asked(*, shuffled: bool, before: int) -> Evaluation:
+        return evaluate(
+            model,
+            samples,
+            collate=collate,
+            metrics=metrics,
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
+            limit=limit,
+            shuffled=shuffled,
+            progress=None if progress is None else lambda done, _: progress(before + done),
+        )
+
+    seeing = asked(shuffled=False, before=0)
+    blind = asked(shuffled=True, before=len(seeing.answers))
+    kept = [samples[index] for index in evenly(len(samples), limit)]
+    guesses = most_frequent_answers((training[index] for index in range(len(training))), kept)
+    frequent = tuple((_truth(sample), guess) for sample, guess in zip(kept, guesses, strict=True))
+    return Contrast(seeing, blind, frequent, score_answers(frequent, metrics))
+
+
 def evaluate(
     model: VLM,
     samples: Rows,

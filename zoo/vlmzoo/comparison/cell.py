@@ -18,7 +18,7 @@ from typing import Any
 from vlmzoo.comparison.cells import with_steps
 from vlmzoo.config import Recipe, load_choice, load_recipe
 from vlmzoo.durable import replace_json
-from vlmzoo.evaluation import Evaluation, evaluate, evenly, most_frequent_answers, score_answers
+from vlmzoo.evaluation import Evaluation, contrast
 from vlmzoo.training.history import read_log
 from vlmzoo.training.memory import is_shortage
 from vlmzoo.training.samples import Samples, make_collator, stage_samples
@@ -46,24 +46,16 @@ def run_cell(folder: Path) -> None:
     asked = task["evaluate"]
     samples = Samples([load_choice("dataset", source).make(Dataset) for source in asked["data"]])
     metrics = {source["name"]: load_choice("metric", source).make(Metric) for source in asked["metrics"]}
-    collate = make_collator(result.model, recipe.stages[-1])
-    seeing, blind = (
-        evaluate(
-            result.model,
-            samples,
-            collate=collate,
-            metrics=metrics,
-            batch_size=asked["batch_size"],
-            max_new_tokens=asked["max_new_tokens"],
-            limit=asked["limit"],
-            shuffled=shuffled,
-        )
-        for shuffled in (False, True)
+    answered = contrast(
+        result.model,
+        samples,
+        stage_samples(recipe.stages[-1]),
+        collate=make_collator(result.model, recipe.stages[-1]),
+        metrics=metrics,
+        batch_size=asked["batch_size"],
+        max_new_tokens=asked["max_new_tokens"],
+        limit=asked["limit"],
     )
-    training = stage_samples(recipe.stages[-1])
-    kept = [samples[index] for index in evenly(len(samples), asked["limit"])]
-    guesses = most_frequent_answers((training[index] for index in range(len(training))), kept)
-    frequent = score_answers(zip((sample.turns[-1].text for sample in kept), guesses, strict=True), metrics)
     last = result.stages[-1]
     log = read_log(last.checkpoint.parent)  # of all processes that had a part in it
     seconds = log.end["seconds"] if log.end is not None else last.seconds
@@ -73,7 +65,7 @@ def run_cell(folder: Path) -> None:
             "format": 1,
             "task": task,
             "versions": versions(result.model),
-            "image_tokens": result.model.image_shape.count,
+            "image_tokens": result.model.image_tokens,
             "parameters": sum(part["parameters"] for part in log.stage["parts"]),
             "trained_parameters": sum(part["trained"] for part in log.stage["parts"]),
             "steps": len(last.losses),
@@ -84,9 +76,9 @@ def run_cell(folder: Path) -> None:
             "measured_seconds_per_step": measured,
             "peak_memory": max(record["peak_memory"] for record in log.steps),
             "losses": list(last.losses),
-            "seeing": _told(seeing),
-            "blind": _told(blind),
-            "frequent": {name: asdict(score) for name, score in frequent.items()},
+            "seeing": _told(answered.seeing),
+            "blind": _told(answered.blind),
+            "frequent": {name: asdict(score) for name, score in answered.frequent_scores.items()},
         },
     )
 

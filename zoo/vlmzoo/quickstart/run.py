@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from vlmzoo.config import Choice, Recipe, load_choice, load_recipe
 from vlmzoo.durable import replace_json
-from vlmzoo.evaluation import Answer, Evaluation, Score, evaluate, evenly, mean_score, most_frequent_answers, score_answers
+from vlmzoo.evaluation import Answer, Evaluation, Score, contrast, mean_score
 from vlmzoo.model.vlm import VLM
 from vlmzoo.quickstart.assets import QuickstartAssets, prepare
 from vlmzoo.quickstart.families import GROUPS
@@ -50,7 +50,8 @@ class HeldOut:
 class Asked:
     """What came of a question about held-out pictures: seeing, blind (shown other pictures), and without looking at all.
 
-    `frequent` are pairs of what is true and the answer that was most often right in training.
+    `frequent` are pairs of what is true and the answer that was most often right in training, `frequent_score` is their share
+    of exact answers.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Asked:
     seeing: Evaluation
     blind: Evaluation
     frequent: tuple[tuple[str, str], ...]
+    frequent_score: Score
 
     @property
     def score(self) -> Score:
@@ -68,11 +70,6 @@ class Asked:
     def blind_score(self) -> Score:
         """That to other pictures."""
         return self.blind.scores["exact"]
-
-    @property
-    def frequent_score(self) -> Score:
-        """That of the most frequent answer."""
-        return score_answers(self.frequent, {"exact": _exact()})["exact"]
 
 
 @dataclass(frozen=True)
@@ -135,35 +132,25 @@ def held_out(recipe: Recipe, assets: QuickstartAssets) -> tuple[HeldOut, ...]:
 def ask(model: VLM, recipe: Recipe, assets: QuickstartAssets, console: Console | None = None) -> Iterator[Asked]:
     """Ask the model each question about each held-out set, seeing and blind."""
     training = stage_samples(recipe.stages[0])
-    answered = [training[index] for index in range(len(training))]
     collate = make_collator(model, recipe.stages[0])
-    metrics = {"exact": _exact()}
+    metrics: dict[str, Metric] = {"exact": load_choice("metric", {"name": "tasks/exact"}).make(Metric)}
     sets = held_out(recipe, assets)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=console is None) as progress:
         rows = sum(2 * min(ASKED, len(entry.samples)) for entry in sets)
         task = progress.add_task("asking about held-out pictures", total=rows)
         for entry in sets:
-            evaluations = []
-            for shuffled in (False, True):
-                before = progress.tasks[task].completed
-                evaluations.append(
-                    evaluate(
-                        model,
-                        entry.samples,
-                        collate=collate,
-                        metrics=metrics,
-                        max_new_tokens=GENERATED,
-                        shuffled=shuffled,
-                        limit=ASKED,
-                        progress=partial(_count, progress, task, before),
-                    )
-                )
-            seeing, blind = evaluations
-            asked = [entry.samples[index] for index in evenly(len(entry.samples), ASKED)]
-            said = most_frequent_answers(answered, asked)
-            frequent = tuple((sample.turns[-1].text, answer) for sample, answer in zip(asked, said, strict=True))
-            yield Asked(entry.name, entry.question, seeing, blind, frequent)
+            found = contrast(
+                model,
+                entry.samples,
+                training,
+                collate=collate,
+                metrics=metrics,
+                max_new_tokens=GENERATED,
+                limit=ASKED,
+                progress=partial(_count, progress, task, progress.tasks[task].completed),
+            )
+            yield Asked(entry.name, entry.question, found.seeing, found.blind, found.frequent, found.frequent_scores["exact"])
 
 
 def pairs_of(answers: Sequence[Answer]) -> list[tuple[str, str]]:
@@ -178,7 +165,7 @@ def group_score(pairs: Sequence[tuple[str, str]]) -> Score | None:
     return mean_score([float(GROUPS.get(said.strip()) == GROUPS[truth]) for truth, said in pairs])
 
 
-def _count(progress: Progress, task: TaskID, before: float, done: int, _rows: int) -> None:
+def _count(progress: Progress, task: TaskID, before: float, done: int) -> None:
     progress.update(task, completed=before + done)
 
 
@@ -195,8 +182,3 @@ def _plain(asked: Asked) -> dict[str, Any]:
 def _dataset(choice: Choice, **changes: Any) -> Dataset:
     dataset: Dataset = Choice(choice.component, choice.config.model_copy(update=changes)).make(Dataset)
     return dataset
-
-
-def _exact() -> Metric:
-    metric: Metric = load_choice("metric", {"name": "tasks/exact"}).make(Metric)
-    return metric
