@@ -26,6 +26,7 @@ from vlmzoo.manifest import INDEX, MANIFEST, FileRecord, Manifest, read_json, re
 from vlmzoo.model.configuration import FORMAT
 from vlmzoo.model.tensors import layout, own_tensors
 from vlmzoo.model.vlm import PARTS, VLM
+from vlmzoo.shortened import enumerated, shortened
 from vlmzoo_registry import Catalogue, CheckpointError, PluginError, ResourceError, VlmzooError, default_catalogue
 
 ADAPTERS, ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapters", "adapter_model.safetensors", "adapter_config.json"
@@ -193,9 +194,9 @@ def _check_target(target: Path) -> None:
     folders = {around.as_posix() for name in recorded for around in Path(name).parents}
     foreign = sorted(names - recorded - folders - {MANIFEST})
     if foreign:
-        shown = ", ".join(foreign[:5]) + (f" and {len(foreign) - 5} more" if len(foreign) > 5 else "")
         raise CheckpointError(
-            f"`{target}` is a checkpoint that also holds {shown}, which would be lost: move that, or choose another folder"
+            f"`{target}` is a checkpoint that also holds {enumerated(foreign, 5)}, which would be lost: move that, or choose "
+            "another folder"
         )
 
 
@@ -218,7 +219,7 @@ def _check_reloadable(vlm: VLM) -> None:
         raise CheckpointError(
             "the model has been changed since it was built, so its config no longer describes it: convert it back before "
             "saving, or build it so (`dtype`)",
-            _first(reasons),
+            shortened(sorted(reasons)),
         )
 
 
@@ -384,7 +385,7 @@ def _fill(vlm: VLM, path: Path, manifest: Manifest, parts: Collection[str]) -> N
                 here = _described(tensor.shape, tensor.dtype)
                 reasons.append(f"{name}: {_described(there.shape, there.dtype)} in the checkpoint, {here} in the model")
     if reasons:
-        raise CheckpointError(f"`{path}`: its tensors are not those of the model", _first(reasons))
+        raise CheckpointError(f"`{path}`: its tensors are not those of the model", shortened(sorted(reasons)))
     with torch.no_grad():
         for name, tensor in wanted.items():
             tensor.copy_(loaded[name])
@@ -411,7 +412,7 @@ def _read_tensors(file: Path, names: set[str]) -> dict[str, Tensor]:
             reasons = [f"{name}: the index names it, the file does not hold it" for name in names - held]
             reasons += [f"{name}: the file holds it, the index does not name it" for name in held - names]
             if reasons:
-                raise CheckpointError(f"`{file}` and {INDEX} do not agree", _first(reasons))
+                raise CheckpointError(f"`{file}` and {INDEX} do not agree", shortened(sorted(reasons)))
             return {name: source.get_tensor(name) for name in names}
     except SafetensorError as error:
         raise CheckpointError(f"`{file}` is not a whole safetensors file ({error})") from error
@@ -427,10 +428,6 @@ def _space(vlm: VLM, target: Path) -> tuple[int, int]:
 
 def _mebibytes(count: int) -> str:
     return f"{count / 2**20:.1f} MiB"
-
-
-def _first(reasons: list[str]) -> list[str]:
-    return sorted(reasons)[:10] + ([f"and {len(reasons) - 10} more"] if len(reasons) > 10 else [])
 
 
 def _described(shape: Sequence[int], dtype: torch.dtype) -> str:

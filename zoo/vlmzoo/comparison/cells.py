@@ -15,6 +15,7 @@ from vlmzoo.config.node import Field, Node, quotable
 from vlmzoo.data import Collator
 from vlmzoo.evaluation import evenly, other_images
 from vlmzoo.planning import Plan, plan
+from vlmzoo.shortened import enumerated
 from vlmzoo.training.samples import stage_samples
 from vlmzoo_registry import ConfigError, DataError, VlmzooError
 
@@ -213,4 +214,4 @@ def _where(names: Sequence[str], count: int) -> str:
     names = list(dict.fromkeys(names))
     if len(names) == count and count > 1:
         return "every cell"
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return enumerated(names, 3)

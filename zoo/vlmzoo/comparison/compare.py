@@ -25,12 +25,16 @@ from vlmzoo.comparison.report import write_report
 from vlmzoo.comparison.result import CellFailure, CellResult, Comparison, aggregate, cell_result
 from vlmzoo.config import load_grid
 from vlmzoo.durable import replace_json
+from vlmzoo.evaluation import evenly
+from vlmzoo.shortened import shortened
 from vlmzoo.training.run_folder import RECIPE, differences
 from vlmzoo_registry import ResourceError
 
 COMPARISON, REPORT = "comparison.json", "report.html"
 PATIENCE = 120.0
 """Seconds that a cell gets to save when the comparison is interrupted."""
+SHOWN = 12
+"""Questions in the report, evenly taken from all."""
 LOCK_PATIENCE = 5.0
 """Seconds that a comparison waits for the cell of another that was just killed."""
 
@@ -77,6 +81,7 @@ def compare(
         results: dict[str, CellResult] = {}
         failures: dict[str, CellFailure] = {}
         versions: dict[str, str] = {}
+        answers: dict[str, list[dict[str, Any]]] = {}  # by combination, those of its first seed
         with GridProgress(console, len(cells)) as progress:
             for cell in cells:
                 values = cell.combination.values
@@ -94,6 +99,7 @@ def compare(
                 else:
                     progress.done(cell.name, told, kept=True)
                 versions |= told["versions"]
+                answers.setdefault(cell.combination.name, told["seeing"]["answers"])
                 results[cell.name] = cell_result(cell.combination.name, cell.seed, values, told)
         metrics = tuple(choice.component.full_name for choice in config.evaluate.metrics)
         combinations = {cell.combination.name: cell.combination for cell in cells}
@@ -109,7 +115,7 @@ def compare(
             failures=tuple(failures.values()),
         )
         replace_json(folder / COMPARISON, comparison.to_dict())
-        write_report(comparison, folder / REPORT, samples=_said(folder, cells, results))
+        write_report(comparison, folder / REPORT, samples=_said(answers))
     return comparison
 
 
@@ -176,7 +182,7 @@ def _refuse_changed(folder: Path, cells: Sequence[Cell]) -> None:
         there = {key: before[key] for key in wanted}
         changed = list(differences(there, wanted))
         if changed:
-            reasons.append(f"{cell.name}: {'; '.join(changed[:5])}" + (f"; and {len(changed) - 5} more" if changed[5:] else ""))
+            reasons.append(f"{cell.name}: {'; '.join(shortened(changed, 5))}")
     if reasons:
         raise ResourceError(
             f"`{folder}` holds cells that were trained otherwise: choose another `--output`, change the grid or its recipe "
@@ -197,21 +203,18 @@ def _folder(folder: Path, cell: Cell) -> Path:
     return folder / "cells" / cell.name
 
 
-def _said(folder: Path, cells: Sequence[Cell], results: Mapping[str, CellResult]) -> list[dict[str, Any]]:
-    """What the first seed of each combination said, for the report."""
-    first: dict[str, list[dict[str, Any]]] = {}
-    for cell in cells:
-        name = cell.combination.name
-        if cell.name in results and name not in first:
-            first[name] = json.loads((_folder(folder, cell) / RESULT).read_text(encoding="utf-8"))["seeing"]["answers"]
-    if not first:
-        return []
-    rows = []
-    some = next(iter(first.values()))
-    for index in range(0, len(some), max(1, len(some) // 12)):
-        said = {name: answers[index]["said"] for name, answers in first.items() if len(answers) == len(some)}
-        rows.append({"question": some[index]["question"], "truth": some[index]["truth"], "said": said})
-    return rows[:12]
+def _said(answers: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """Some questions with what each combination said, for the report; those that were asked others are left out."""
+    asked = next(iter(answers.values()), ())
+    alike = {name: given for name, given in answers.items() if len(given) == len(asked)}
+    return [
+        {
+            "question": asked[index]["question"],
+            "truth": asked[index]["truth"],
+            "said": {name: given[index]["said"] for name, given in alike.items()},
+        }
+        for index in evenly(len(asked), SHOWN)
+    ]
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vlmzoo.config import TrainFull
 from vlmzoo.model.vlm import VLM, frozen_modules
+from vlmzoo.shortened import shortened
 from vlmzoo.training.fingerprint import fingerprint
 from vlmzoo.training.optimization import has_master
 from vlmzoo.training.trainable import PartState, check_gradients, idle_parameters
@@ -130,7 +131,7 @@ class Audit:
             raise AssemblyError(
                 f"after {seen.steps} optimizer steps the run does not train what the recipe says. A component whose parameters "
                 "may go without a gradient (experts that no token chose) names them in `idle_parameters`",
-                _first(reasons),
+                shortened(reasons),
             )
 
     def finish(self) -> None:
@@ -138,7 +139,7 @@ class Audit:
         reasons = self._moved()
         if reasons:
             raise AssemblyError(
-                f"after {self._seen.steps} optimizer steps, frozen tensors are not as they were", _first(reasons)
+                f"after {self._seen.steps} optimizer steps, frozen tensors are not as they were", shortened(reasons)
             )
 
     def rows(self) -> list[dict[str, Any]]:
@@ -233,7 +234,3 @@ def _could_move(parameter: nn.Parameter, stepped: Tensor, rate: float) -> bool:
     largest = 0.0 if parameter.grad is None else float(parameter.grad.abs().max())
     step = rate * largest / (largest + _EPSILON)
     return step > _ROUNDING * torch.finfo(stepped.dtype).eps * float(stepped.abs().min())
-
-
-def _first(reasons: list[str]) -> list[str]:
-    return reasons[:10] + ([f"and {len(reasons) - 10} more"] if len(reasons) > 10 else [])

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
+from vlmzoo.shortened import shortened
 from vlmzoo.training.trainable import PartState
 from vlmzoo_registry import CheckpointError
 
@@ -170,8 +171,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, states: Sequence[PartSta
         ):
             reasons.append(f"{name}.master: rounded, it is not the parameter as it is here")
     if reasons:
-        shown = sorted(reasons)[:10] + ([f"and {len(reasons) - 10} more"] if len(reasons) > 10 else [])
-        raise CheckpointError("the optimizer's state does not belong to this model and stage", shown)
+        raise CheckpointError("the optimizer's state does not belong to this model and stage", shortened(sorted(reasons)))
     for name, parameter in trained.items():
         for key, tensor in fresh[name].items():
             tensor.copy_(tensors[f"{name}.{key}"])

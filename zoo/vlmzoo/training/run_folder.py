@@ -8,6 +8,7 @@ from typing import Any
 
 from vlmzoo.config import Recipe
 from vlmzoo.durable import replace_json
+from vlmzoo.shortened import shortened
 from vlmzoo_registry import ResourceError
 
 RECIPE = "recipe.json"
@@ -32,11 +33,10 @@ def claim(output: Path, recipe: Recipe, *, writes: bool) -> None:
         trained = sorted({path.parent.name for name in (CHECKPOINT, RESUME) for path in output.glob(f"*/{name}")})
         if trained:
             differing = ["its recipe is not known"] if there is None else list(differences(there, wanted))
-            more = [f"and {len(differing) - 10} more"] if len(differing) > 10 else []
             raise ResourceError(
                 f"`{output}` holds what another recipe has trained ({', '.join(trained)}): choose another `--output`, go back "
                 "to that recipe, or remove the folder",
-                differing[:10] + more,
+                shortened(differing),
             )
     if not writes:
         return

@@ -8,6 +8,7 @@ from torch import nn
 from vlmzoo.adapters import Adapter, adapter_parameters, merge_adapters
 from vlmzoo.config import TrainLora, TrainPart
 from vlmzoo.model.vlm import PARTS, VLM
+from vlmzoo.shortened import shortened
 from vlmzoo.training.low_rank import check_adapter, put_adapters
 from vlmzoo.training.selection import Selection, select
 from vlmzoo_registry import AssemblyError, Connector, LanguageModel, LayersConnector, VisionEncoder
@@ -119,5 +120,4 @@ def check_gradients(states: Sequence[PartState], idle: Mapping[str, frozenset[st
             f"`{state.name}.{name}` is frozen, but got a gradient" for name, p in state.frozen.items() if p.grad is not None
         ]
     if reasons:
-        shown = reasons[:10] + ([f"and {len(reasons) - 10} more"] if len(reasons) > 10 else [])
-        raise AssemblyError("the first step does not train what the recipe says", shown)
+        raise AssemblyError("the first step does not train what the recipe says", shortened(reasons))

@@ -15,6 +15,7 @@ from torch import Tensor
 from vlmzoo.config import StageConfig
 from vlmzoo.data import Collator
 from vlmzoo.loss import supervised_count
+from vlmzoo.shortened import enumerated
 from vlmzoo.training.trainable import PartState
 from vlmzoo_registry import DataError, ResourceError, Sample
 
@@ -90,8 +91,7 @@ class GlobalBatch:
 
 def sources(rows: Sequence[Sample]) -> str:
     """Where rows come from, for a message: the first eight."""
-    shown = [row.source for row in rows[:8]]
-    return ", ".join(shown) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
+    return enumerated([row.source for row in rows], 8)
 
 
 def _to(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
