@@ -1,5 +1,6 @@
 """Layouts in models: images of many sizes in one batch mean what they mean alone, in all three architectures."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from small_models import MLP, picture, section, shake
 from torch import Tensor
 
 import vlmzoo
+import vlmzoo.labels
 from vlmzoo.model.hybrid import HybridVLM
 from vlmzoo.model.vlm import VLM
 from vlmzoo_registry import AssemblyError, DataError
@@ -158,3 +160,35 @@ def test_batches_that_do_not_say_how_images_were_cut_are_refused(shown: list[Any
 def test_hybrid_without_a_layout_that_cuts_is_refused() -> None:
     with pytest.raises(AssemblyError, match="attends to the tiles of an image, and without a `layout` there are none"):
         vlmzoo.build(section("hybrid", connector=[*MLP, BLOCKS]))
+
+
+def test_labels_show_each_run_of_slots_as_one_piece(tmp_path: Path) -> None:
+    """The rows of a recipe whose images are cut: tiles, thumbnails and the tokens around them, none of them supervised."""
+    rows = []
+    for number, (width, height) in enumerate(SIZES):
+        picture(number, 120).crop((0, 0, width, height)).save(tmp_path / f"{number}.png")
+        turns = [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "a picture"}]
+        rows.append({"id": str(number), "image": f"{number}.png", "conversations": turns})
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    recipe = {
+        "model": MODELS["unified, thumbnail last"],
+        "stages": [
+            {
+                "name": "align",
+                "objective": "caption",
+                "data": [{"name": "llava", "path": str(tmp_path / "rows.json"), "images": str(tmp_path)}],
+                "train": {"connector": {"lr": 1e-3}},
+                "batch_size": 2,
+                "steps": 1,
+            }
+        ],
+    }
+    found = vlmzoo.labels.labels(recipe, samples=4)
+    vlm = model("unified, thumbnail last")
+    for row in found.rows:
+        width, height = SIZES[int(row.id)]
+        text = vlm.layout.text(vlm.layout.arrangement((height, width)))
+        images = [piece for piece in row.pieces if piece.kind == "image"]
+        assert [piece.tokens for piece in images] == [piece for piece in text if isinstance(piece, int)]
+        assert not any(piece.supervised for piece in images)
+        assert sum(piece.tokens for piece in row.pieces) == row.tokens

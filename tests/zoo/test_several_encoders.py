@@ -65,8 +65,8 @@ def test_what_cannot_be_merged_is_refused_with_every_reason() -> None:
         vlmzoo.build(several(SMALL, LARGE | {"prefix": "keep"}))
     assert str(caught.value) == (
         "the parts do not fit together\n"
-        "  - `vision.1` (toy/vision) gives 37 tokens of width 16 (grid 6x6, prefix 1), which cannot be laid over a grid: give it "
-        "`prefix: drop`, or `merge: tokens`"
+        "  - `vision.1` (toy/vision) gives 37 tokens of width 16 (grid 6x6, prefix 1), which cannot be laid over a grid: give "
+        "it `prefix: drop`, or `merge: tokens`"
     )
     with pytest.raises(AssemblyError, match=r"these differ \(toy/vision 24, toy/vision 16\): use `channels`"):
         vlmzoo.build(several(SMALL, LARGE, merge="tokens"))

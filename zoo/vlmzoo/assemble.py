@@ -296,12 +296,14 @@ def written_out(config: ModelConfig) -> dict[str, Any]:
 def make_processor(vlm: VLM, config: ModelConfig, tokenizer: Any, token: str) -> VLMProcessor:
     """The processor of a model: its tokenizer, its encoder's transform, its template, and how many ids stand for an image."""
     template = make_template(config.template, tokenizer)
-    slots = 1 if config.architecture == "cross_attention" else vlm.image_shape.count
+    transform = vlm.vision.transform
+    images = ImageReader(transform, vlm.layout, image_text(config, vlm))
+    own_size = vlm.layout.fixed or vlm.layout.arrangement((transform.height, transform.width))
     return VLMProcessor(
         tokenizer=tokenizer,
-        images=ImageReader(vlm.vision.transform, vlm.layout, image_text(config, vlm)),
+        images=images,
         template=template,
-        image_token=ImageToken(text=token, id=vlm.config.image_token_id, slots=slots),
+        image_token=ImageToken(text=token, id=vlm.config.image_token_id, slots=sum(images.slots(own_size))),
         instructions=next((part.tokenizer for part in vlm.connector if isinstance(part, InstructedConnector)), None),
     )
 

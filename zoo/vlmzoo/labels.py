@@ -95,7 +95,10 @@ def labels(
             reasons += [error.message, *error.reasons]
             continue
         learnt = int((encoded.labels != IGNORE).sum())
-        pieces = _pieces(encoded, collate.tokenizer, collate.image_token)
+        runs = [
+            run for image in sample.images for run in collate.images.slots(collate.images.arrangement(image, sample.source))
+        ]
+        pieces = _pieces(encoded, collate.tokenizer, collate.image_token, runs)
         rows.append(LabelledRow(sample.id, sample.source, len(encoded.labels), learnt, len(sample.images), pieces))
     if reasons:
         raise DataError(f"stage `{chosen.name}`: {min(samples, len(data)) - len(rows)} of these rows cannot be used:", reasons)
@@ -118,16 +121,23 @@ def _stage(plan: Recipe, name: str | None) -> StageConfig:
     return plan.stages[names.index(name)]
 
 
-def _pieces(encoded: Encoded, tokenizer: PreTrainedTokenizerBase, image_token: ImageToken) -> tuple[Piece, ...]:
+def _pieces(
+    encoded: Encoded, tokenizer: PreTrainedTokenizerBase, image_token: ImageToken, runs: Sequence[int]
+) -> tuple[Piece, ...]:
+    """The tokens of a row, kind by kind; each of the runs of slots that stand for its images is one piece."""
     ids, learnt = encoded.input_ids.tolist(), (encoded.labels != IGNORE).tolist()
     control = {*tokenizer.all_special_ids, *(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)}
     kinds: list[Kind] = ["image" if token == image_token.id else "control" if token in control else "text" for token in ids]
     pieces: list[Piece] = []
+    shown = iter(runs)
     start = 0
     for (kind, supervised), group in groupby(zip(kinds, learnt, strict=True)):
         end = start + len(list(group))
         if kind == "image":
-            pieces += [Piece(image_token.text, "image", False, image_token.slots)] * ((end - start) // image_token.slots)
+            while start < end:
+                slots = next(shown)
+                pieces.append(Piece(image_token.text, "image", False, slots))
+                start += slots
         else:
             pieces.append(Piece(_text(ids, start, end, tokenizer), kind, supervised, end - start))
         start = end

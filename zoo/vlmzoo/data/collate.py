@@ -101,7 +101,7 @@ class Collator:
 
     def _check_length(self, row: Int[Tensor, " S"], sample: Sample) -> None:
         if len(row) > self.max_length:
-            slots = [sum(piece for piece in image if isinstance(piece, int)) for image in self._shown(sample)]
+            slots = [sum(self.images.slots(self.images.arrangement(image, sample.source))) for image in sample.images]
             each = f"{slots[0]} each" if len(set(slots)) == 1 else ", ".join(map(str, slots)) or "0 each"
             raise DataError(
                 f"{sample.source}: {len(row)} tokens ({len(sample.images)} images of {each} included) "

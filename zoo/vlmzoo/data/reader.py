@@ -45,6 +45,10 @@ class ImageReader:
         except DataError as error:
             raise DataError(f"{source}: {error.message}", error.reasons) from error
 
+    def slots(self, arrangement: Arrangement) -> list[int]:
+        """The runs of slots that stand for an image in the text."""
+        return [piece for piece in self.text(arrangement) if isinstance(piece, int)]
+
     def batch(self, rows: Sequence[Sequence[Image.Image]], sources: Sequence[str]) -> dict[str, Tensor]:
         """`pixel_values`, `image_mask` and, where images differ in it, `image_layout`; nothing where no row has an image.
 

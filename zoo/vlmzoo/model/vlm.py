@@ -133,6 +133,13 @@ class VLM(PreTrainedModel, GenerationMixin):
         transform = self.vision.transform
         return self.shapes_at((transform.height, transform.width))[-1]
 
+    @property
+    def image_tokens(self) -> int:
+        """How many tokens an image of the encoder's own size becomes, in the text or for the blocks that attend to it."""
+        transform = self.vision.transform
+        cut = self.layout.fixed or self.layout.arrangement((transform.height, transform.width))
+        return sum(piece for piece in self.layout.text(cut) if isinstance(piece, int))
+
     def shapes_at(self, size: ImageSize) -> tuple[FeatureShape, ...]:
         """What a view of this size becomes: behind the encoder, and behind each connector."""
         if size not in self._shapes:
