@@ -15,6 +15,7 @@ from vlmzoo.data import Collator
 from vlmzoo.evaluation import (
     Score,
     answer_losses,
+    contrast,
     evaluate,
     mean_score,
     most_frequent_answers,
@@ -257,6 +258,18 @@ def test_the_most_frequent_answer_is_that_of_the_question():
     scores = score_answers(pairs, METRICS)
     assert scores["exact"] == Score(0.5, pytest.approx(stdev([1, 0, 0, 1]) / math.sqrt(4)), 4)
     assert scores["words"].mean == pytest.approx((1 + 2 / 3 + 0 + 1) / 4)
+
+
+def test_a_contrast_is_both_evaluations_and_the_most_frequent_answers(model):
+    training = [sample(n, truth, question="What?") for n, truth in enumerate(["two", "no", "two"])]
+    done: list[int] = []
+    options = {"collate": collator(model), "metrics": METRICS, "batch_size": 2, "max_new_tokens": 3, "limit": 4}
+    found = contrast(model, SAMPLES, training, **options, progress=done.append)
+    assert found.seeing == evaluate(model, SAMPLES, **options)
+    assert found.blind == evaluate(model, SAMPLES, **options, shuffled=True)
+    assert found.frequent == tuple((TRUTHS[index], "two") for index in (0, 1, 3, 5))
+    assert (found.frequent_scores["exact"].mean, found.frequent_scores["exact"].n) == (0.25, 4)
+    assert done == [2, 4, 6, 8]
 
 
 def test_the_standard_error_is_that_of_a_mean():
