@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from vlmzoo.checkpoint import load, load_part
     from vlmzoo.comparison.compare import compare
     from vlmzoo.evaluation import evaluate
+    from vlmzoo.exchange.export import to_transformers
+    from vlmzoo.exchange.remix import remix
+    from vlmzoo.exchange.take_apart import from_transformers
     from vlmzoo.planning import plan
     from vlmzoo.training.train import train
 
@@ -20,13 +23,28 @@ _LAZY = {
     "compare": "vlmzoo.comparison.compare",
     "components": "vlmzoo.catalogue",
     "evaluate": "vlmzoo.evaluation",
+    "from_transformers": "vlmzoo.exchange.take_apart",
     "load": "vlmzoo.checkpoint",
     "load_part": "vlmzoo.checkpoint",
     "plan": "vlmzoo.planning",
+    "remix": "vlmzoo.exchange.remix",
+    "to_transformers": "vlmzoo.exchange.export",
     "train": "vlmzoo.training.train",
 }
 
-__all__ = ["build", "compare", "components", "evaluate", "load", "load_part", "plan", "train"]
+__all__ = [
+    "build",
+    "compare",
+    "components",
+    "evaluate",
+    "from_transformers",
+    "load",
+    "load_part",
+    "plan",
+    "remix",
+    "to_transformers",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

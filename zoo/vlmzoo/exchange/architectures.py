@@ -35,12 +35,24 @@ def published(part: dict[str, Any]) -> PreTrainedConfig:
     return AutoConfig.for_model(given.pop("model_type"), **given)
 
 
+def causal_lm(config: PreTrainedConfig) -> dict[str, Any]:
+    """The `language:` of a config that has a text model and says itself whether the head is tied to the embedding."""
+    text = {**fields(config.text_config), "tie_word_embeddings": config.tie_word_embeddings}
+    return {"name": "transformers/causal-lm", "config": text}
+
+
 def prefix_tokens(vision: PreTrainedConfig) -> int:
     """How many tokens a tower puts before those of the patches, counted in a run without values."""
+    height, width = sides(vision.image_size)
+    rows, columns = height // sides(vision.patch_size)[0], width // sides(vision.patch_size)[1]
     with torch.device("meta"), torch.no_grad():
         tower = AutoModel.from_config(vision)
-        tokens = tower(pixel_values=torch.zeros(1, 3, vision.image_size, vision.image_size)).last_hidden_state.shape[1]
-    return tokens - (vision.image_size // vision.patch_size) ** 2
+        return tower(pixel_values=torch.zeros(1, 3, height, width)).last_hidden_state.shape[1] - rows * columns
+
+
+def sides(size: int | list[int] | tuple[int, int]) -> tuple[int, int]:
+    """Height and width of a size that is written as one number where both are the same."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def blocks(hidden_states: int | list[int], depth: int) -> list[int]:

@@ -3,10 +3,18 @@
 from transformers import PreTrainedModel
 
 from vlmzoo.exchange.exchange import Exchange
+from vlmzoo.exchange.idefics3 import Idefics3Exchange
+from vlmzoo.exchange.internvl import InternVLExchange
 from vlmzoo.exchange.llava import LlavaExchange
+from vlmzoo.exchange.llava_next import LlavaNextExchange
 from vlmzoo_registry import ConfigError
 
-EXCHANGES: tuple[Exchange, ...] = (LlavaExchange(),)
+EXCHANGES: tuple[Exchange, ...] = (
+    LlavaExchange(),
+    LlavaNextExchange(),
+    InternVLExchange(),
+    Idefics3Exchange(),
+)
 
 
 def exchange_of(model: PreTrainedModel) -> Exchange:

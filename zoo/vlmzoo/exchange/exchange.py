@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
+from vlmzoo.exchange.image_processors import transform_options
 from vlmzoo.exchange.names import Names
 from vlmzoo.model.vlm import VLM
 
@@ -16,7 +17,8 @@ from vlmzoo.model.vlm import VLM
 class Pattern:
     """The components that a published class consists of: full names, the connectors in the order of the chain.
 
-    `layout` is None where an image is seen as a whole.
+    `layout` is None where an image is seen as a whole. Where the class does not compute with it, its options are the
+    processor's alone, and `section` leaves it out.
     """
 
     architecture: str
@@ -43,6 +45,13 @@ class Exchange(ABC):
 
         Raises `AssemblyError` with every reason why the zoo has no such parts.
         """
+
+    def preparation(self, processor: ProcessorMixin) -> dict[str, dict[str, Any]]:
+        """Options of `vision` and `layout` that make of an image what `processor` makes of it.
+
+        Default: the encoder's transform. Raises `AssemblyError` for steps that the zoo does not have.
+        """
+        return {"vision": transform_options(processor.image_processor)}
 
     @abstractmethod
     def names(self, config: PreTrainedConfig) -> Names:

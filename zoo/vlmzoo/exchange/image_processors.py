@@ -18,11 +18,7 @@ _FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 
 def image_processor(transform: ImageTransform) -> BaseImageProcessor:
     """The image processor that does what `transform` does."""
-    common: dict[str, Any] = {
-        "resample": next(number for number, name in _FILTERS.items() if name == transform.interpolation),
-        "image_mean": list(transform.mean),
-        "image_std": list(transform.std),
-    }
+    common = processor_options(transform)
     size = {"height": transform.height, "width": transform.width}
     if transform.resize == "squash":
         return SiglipImageProcessorPil(size=size, **common)
@@ -31,6 +27,15 @@ def image_processor(transform: ImageTransform) -> BaseImageProcessor:
     return CLIPImageProcessorPil(
         size={"shortest_edge": int(min(size.values()) / transform.crop_fraction)}, crop_size=size, **common
     )
+
+
+def processor_options(transform: ImageTransform) -> dict[str, Any]:
+    """What every image processor has of a transform: its filter and its statistics."""
+    return {
+        "resample": next(number for number, name in _FILTERS.items() if name == transform.interpolation),
+        "image_mean": list(transform.mean),
+        "image_std": list(transform.std),
+    }
 
 
 def transform_options(processor: BaseImageProcessor) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""LLaVA (arXiv:2304.08485, 2310.03744): a tower's inner layers, a perceptron of two matrices, any decoder."""
+"""LLaVA (arXiv:2304.08485, 2310.03744): a tower's inner layers, a perceptron of two matrices, any decoder.
+
+LLaVA-NeXT (`llava_next.py`) is made of the same parts, with a layout.
+"""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -23,69 +26,16 @@ class LlavaExchange(Exchange):
     pattern = Pattern("unified", "transformers/vision", ("connectors/mlp",), "transformers/causal-lm")
 
     def section(self, config: PreTrainedConfig) -> dict[str, Any]:
-        """The class token is cut by `default`, which a tower without one cannot have: it would lose a patch."""
-        prefix = architectures.prefix_tokens(config.vision_config)
-        cut = config.vision_feature_select_strategy == "default"
-        if cut and prefix != 1:
-            raise AssemblyError(
-                "the zoo never takes a patch for a class token",
-                [
-                    f"`vision_feature_select_strategy: default` cuts 1 token, and `{config.vision_config.model_type}` has "
-                    f"{prefix} before its patches"
-                ],
-            )
-        return {
-            "architecture": "unified",
-            "vision": {
-                "name": "transformers/vision",
-                "config": architectures.fields(config.vision_config),
-                "layers": architectures.blocks(config.vision_feature_layer, config.vision_config.num_hidden_layers),
-                "final_norm": False,
-                "prefix": "drop" if cut or prefix == 0 else "keep",
-            },
-            "connector": [
-                {
-                    "name": "connectors/mlp",
-                    "depth": 2,
-                    "activation": architectures.activation(config.projector_hidden_act),
-                    "bias": config.multimodal_projector_bias,
-                }
-            ],
-            "language": {
-                "name": "transformers/causal-lm",
-                "config": {**architectures.fields(config.text_config), "tie_word_embeddings": config.tie_word_embeddings},
-            },
-        }
+        """See `llava_section`."""
+        return llava_section(config)
 
     def names(self, config: PreTrainedConfig) -> Names:
         """Module by module."""
-        return Names(
-            (
-                ("model.vision_tower", "vision.model"),
-                ("model.multi_modal_projector.linear_1", "connector.0.module.0"),
-                ("model.multi_modal_projector.linear_2", "connector.0.module.2"),
-                *architectures.backbone_names(config.text_config, "model.language_model"),
-            )
-        )
+        return Names(llava_names(config))
 
     def config(self, model: VLM) -> PreTrainedConfig:
         """The tower and the decoder as they are."""
-        section = spelt_out(model.config.model)
-        tower = architectures.published(section["vision"])
-        depth = tower.num_hidden_layers
-        keeps = section["vision"]["prefix"] == "keep" or architectures.prefix_tokens(tower) == 0
-        text = deepcopy(model.language.text_config)
-        return LlavaConfig(
-            vision_config=tower,
-            text_config=text,
-            image_token_index=model.config.image_token_id,
-            image_seq_length=model.image_shape.count,
-            projector_hidden_act=architectures.published_activation(section["connector"][0]["activation"]),
-            vision_feature_select_strategy="full" if keeps else "default",
-            vision_feature_layer=architectures.hidden_states(section["vision"]["layers"], depth),
-            multimodal_projector_bias=section["connector"][0]["bias"],
-            tie_word_embeddings=text.tie_word_embeddings,
-        )
+        return LlavaConfig(image_seq_length=model.image_shape.count, **llava_fields(model))
 
     def inputs(self, batch: Mapping[str, Tensor], config: PreTrainedConfig) -> dict[str, Tensor]:
         """The images of all rows, one after the other."""
@@ -104,3 +54,64 @@ class LlavaExchange(Exchange):
             image_token=model.processor.image_token.text,
             num_additional_image_tokens=architectures.prefix_tokens(config.vision_config),
         )
+
+
+def llava_section(config: PreTrainedConfig) -> dict[str, Any]:
+    """The parts of a LLaVA. `default` cuts one token, the class token; a tower without one would lose a patch."""
+    prefix = architectures.prefix_tokens(config.vision_config)
+    cut = config.vision_feature_select_strategy == "default"
+    if cut and prefix != 1:
+        raise AssemblyError(
+            "the zoo never takes a patch for a class token",
+            [
+                f"`vision_feature_select_strategy: default` cuts 1 token, and `{config.vision_config.model_type}` has "
+                f"{prefix} before its patches"
+            ],
+        )
+    return {
+        "architecture": "unified",
+        "vision": {
+            "name": "transformers/vision",
+            "config": architectures.fields(config.vision_config),
+            "layers": architectures.blocks(config.vision_feature_layer, config.vision_config.num_hidden_layers),
+            "final_norm": False,
+            "prefix": "drop" if cut or prefix == 0 else "keep",
+        },
+        "connector": [
+            {
+                "name": "connectors/mlp",
+                "depth": 2,
+                "activation": architectures.activation(config.projector_hidden_act),
+                "bias": config.multimodal_projector_bias,
+            }
+        ],
+        "language": architectures.causal_lm(config),
+    }
+
+
+def llava_names(config: PreTrainedConfig) -> tuple[tuple[str, str], ...]:
+    """Where its tensors stand, module by module."""
+    return (
+        ("model.vision_tower", "vision.model"),
+        ("model.multi_modal_projector.linear_1", "connector.0.module.0"),
+        ("model.multi_modal_projector.linear_2", "connector.0.module.2"),
+        *architectures.backbone_names(config.text_config, "model.language_model"),
+    )
+
+
+def llava_fields(model: VLM) -> dict[str, Any]:
+    """The fields of its config, from a zoo model of such parts."""
+    section = spelt_out(model.config.model)
+    tower = architectures.published(section["vision"])
+    text = deepcopy(model.language.text_config)
+    kept = section["vision"]["prefix"] == "keep" or architectures.prefix_tokens(tower) == 0
+    return {
+        "vision_config": tower,
+        "text_config": text,
+        "image_token_index": model.config.image_token_id,
+        "projector_hidden_act": architectures.published_activation(section["connector"][0]["activation"]),
+        "vision_feature_select_strategy": "full" if kept else "default",
+        "vision_feature_layer": architectures.hidden_states(section["vision"]["layers"], tower.num_hidden_layers),
+        "multimodal_projector_bias": section["connector"][0]["bias"],
+        "tie_word_embeddings": text.tie_word_embeddings,
+    }

@@ -39,7 +39,9 @@ def _renamed(name: str, pairs: tuple[tuple[str, str], ...]) -> str | None:
 
 
 def fill(target: Mapping[str, Tensor], source: Mapping[str, Tensor], rename: Callable[[str], str | None], *, what: str) -> None:
-    """Copy every tensor of `source` into the tensor of `target` with the new name; types are converted, shapes are not.
+    """Copy every tensor of `source` into the tensor of `target` with the new name.
+
+    Types are converted; shapes are not, but for leading axes of one, which some classes keep for the batch.
 
     Raises `CheckpointError` with every tensor that has no place, is not filled, or has another shape; nothing is copied then.
     """
@@ -48,7 +50,7 @@ def fill(target: Mapping[str, Tensor], source: Mapping[str, Tensor], rename: Cal
         new = rename(name)
         if new is None or new not in target:
             reasons.append(f"`{name}` {list(tensor.shape)} has no place" + ("" if new is None else f" (no `{new}` there)"))
-        elif tensor.shape != target[new].shape:
+        elif _shape(tensor) != _shape(target[new]):
             reasons.append(f"`{name}` {list(tensor.shape)} does not fit into `{new}` {list(target[new].shape)}")
         else:
             pairs.append((target[new], tensor))
@@ -58,4 +60,11 @@ def fill(target: Mapping[str, Tensor], source: Mapping[str, Tensor], rename: Cal
         raise CheckpointError(f"{what}: the tensors do not match", reasons)
     with torch.no_grad():
         for mine, other in pairs:
-            mine.copy_(other)
+            mine.copy_(other.reshape(mine.shape))
+
+
+def _shape(tensor: Tensor) -> tuple[int, ...]:
+    shape = tuple(tensor.shape)
+    while len(shape) > 1 and shape[0] == 1:
+        shape = shape[1:]
+    return shape

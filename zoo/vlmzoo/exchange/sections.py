@@ -38,9 +38,12 @@ def component_differences(section: Mapping[str, Any], pattern: Pattern, name: st
 
 
 def option_differences(own: Mapping[str, Any], published: Mapping[str, Any], name: str) -> list[str]:
-    """Where two spelt out sections of the same components differ in what they compute; `published` is that of `name`."""
+    """Where two spelt out sections of the same components differ in what they compute; `published` is that of `name`.
+
+    A layout that the published one leaves out is none of the class's business.
+    """
     reasons = []
-    parts = [(key, own[key], published[key]) for key in ("vision", "layout", "language") if key in own]
+    parts = [(key, own[key], published[key]) for key in ("vision", "layout", "language") if key in published]
     links = zip(own["connector"], published["connector"], strict=True)
     parts += [(f"connector.{index}", mine, theirs) for index, (mine, theirs) in enumerate(links)]
     for key, mine, theirs in parts:

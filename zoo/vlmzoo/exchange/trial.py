@@ -1,22 +1,22 @@
 """The same images and ids through a zoo model and a published class: how far their logits are apart."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from vlmzoo.data.reader import pack_arrangements
+from vlmzoo.data.padding import pad_rows
+from vlmzoo.data.reader import pack_arrangements, pad_images
 from vlmzoo.exchange.exchange import Exchange
 from vlmzoo.model.unified import UnifiedVLM
 from vlmzoo.model.vlm import VLM
-from vlmzoo_registry import AssemblyError
+from vlmzoo_registry import Arrangement, AssemblyError
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """The difference of logits that is taken for rounding, as a share of the largest logit; by the type of the published class."""
-
-_WORDS = 7
 
 
 @dataclass(frozen=True)
@@ -41,36 +41,47 @@ class Difference:
             )
 
 
-def trial_batch(model: VLM) -> dict[str, Tensor]:
-    """Two rows of random ids, with an image of noise at another place in each."""
+def trial_batch(model: VLM, images: Sequence[int] = (1, 1), *, side: Literal["left", "right"] = "right") -> dict[str, Tensor]:
+    """Rows of random ids with so many images of noise each, every image between words; shorter rows are padded on `side`."""
     generator = torch.Generator().manual_seed(0)
     token = model.config.image_token_id
+    cut = _arrangement(model)
+    placed = model.layout.text(cut) if isinstance(model, UnifiedVLM) else (1,)
+    slots = torch.full((sum(piece for piece in placed if isinstance(piece, int)),), token)
+    vocabulary = min(token, model.language.text_config.vocab_size)
+    rows = []
+    for number, count in enumerate(images):
+        words = [torch.randint(0, vocabulary, (1 + number + place % 2,), generator=generator) for place in range(count + 1)]
+        last = torch.randint(0, vocabulary, (6,), generator=generator)
+        rows.append(torch.cat([piece for word in words[:-1] for piece in (word, slots)] + [words[-1], last]))
+    batch = {
+        "input_ids": pad_rows(rows, 0, side=side),
+        "attention_mask": pad_rows([torch.ones_like(row) for row in rows], 0, side=side),
+    }
+    if not any(images):
+        return batch
+    views, size = model.layout.views(cut), model.layout.view_size(cut)
+    pixels = [[torch.randn(3, *size, generator=generator) for _ in range(views * count)] for count in images]
+    batch["pixel_values"], batch["image_mask"] = pad_images(pixels)
+    if model.layout.fixed is None:
+        batch["image_layout"] = pack_arrangements([[cut] * count for count in images])
+    return batch
+
+
+def _arrangement(model: VLM) -> Arrangement:
+    """How an image is cut that is wider than high, where the layout cuts by size."""
     height, width = model.vision.transform.height, model.vision.transform.width
     fixed = model.layout.fixed
-    cut = model.layout.arrangement((height + height // 3, 2 * width + 1)) if fixed is None else fixed
-    views, size = model.layout.views(cut), model.layout.view_size(cut)
-    placed = model.layout.text(cut) if isinstance(model, UnifiedVLM) else (1,)
-    slots = sum(piece for piece in placed if isinstance(piece, int))
-    rows = []
-    for before in (1, 3):
-        words = torch.randint(0, min(token, model.language.text_config.vocab_size), (_WORDS,), generator=generator)
-        rows.append(torch.cat([words[:before], torch.full((slots,), token), words[before:]]))
-    ids = torch.stack(rows)
-    batch = {
-        "input_ids": ids,
-        "attention_mask": torch.ones_like(ids),
-        "pixel_values": torch.randn(2, views, 3, *size, generator=generator),
-        "image_mask": torch.ones(2, views, dtype=torch.bool),
-    }
-    return batch if fixed is not None else {**batch, "image_layout": pack_arrangements([[cut], [cut]])}
+    return model.layout.arrangement((height + height // 3, 2 * width + 1)) if fixed is None else fixed
 
 
 def difference(exchange: Exchange, published: PreTrainedModel, model: VLM, batch: Mapping[str, Tensor]) -> Difference:
     """Both models on one batch of the zoo, in evaluation mode and without gradients."""
     on_device = {name: tensor.to(model.device) for name, tensor in batch.items()}
     inputs = exchange.inputs(on_device, published.config)
+    real = on_device["attention_mask"].bool()  # what stands at padding is nobody's business
     with torch.inference_mode():
-        return apart(model(**on_device).logits, published(**in_type(inputs, published.dtype)).logits)
+        return apart(model(**on_device).logits[real], published(**in_type(inputs, published.dtype)).logits[real])
 
 
 def in_type(inputs: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

@@ -1,0 +1,278 @@
+"""Published classes of transformers taken apart into zoo parts: how far logits, gradients and generated ids are from theirs.
+
+Every model is tiny and at random; the figures say whether the arithmetic is the same, and do not depend on the weights.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import (
+    CLIPVisionConfig,
+    GPTNeoXConfig,
+    Idefics3Config,
+    Idefics3ForConditionalGeneration,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    InternVLVisionConfig,
+    LlamaConfig,
+    LlavaForConditionalGeneration,
+    LlavaNextForConditionalGeneration,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    SiglipVisionConfig,
+)
+
+from transformers.models.idefics3.configuration_idefics3 import Idefics3VisionConfig
+
+from vlmzoo import from_transformers
+from vlmzoo.exchange.classes import exchange_of
+from vlmzoo.exchange.trial import trial_batch
+from vlmzoo.model.vlm import VLM
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "parity.json"
+README = HERE / "README.md"
+BEGIN, END = "<!-- parity: written by benchmarks/parity.py -->", "<!-- parity: end -->"
+
+IMAGE = 299
+TOWER = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "image_size": 32,
+    "patch_size": 8,
+}
+TEXT = {
+    "hidden_size": 48,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 300,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+GENERATED = 8
+
+
+@dataclass(frozen=True)
+class Case:
+    """One published model: its class, what is special about it, and how it is made.
+
+    `images` are those of each row of the batch, `side` is where shorter rows are padded, `first_position` the number that the
+    class gives to the first position (None: it takes no positions).
+    """
+
+    name: str
+    what: str
+    make: Callable[[], PreTrainedModel]
+    images: tuple[int, ...] = (1, 2)
+    side: Literal["left", "right"] = "left"
+    first_position: int | None = 0
+
+
+@dataclass(frozen=True)
+class Result:
+    """Largest differences; `gradients` counts the tensors whose gradients were compared, `ids` those that were generated."""
+
+    name: str
+    what: str
+    logits: float
+    loss: float
+    gradient: float
+    gradients: int
+    ids: int
+    same_ids: bool
+
+
+@torch.no_grad()
+def shaken(model: PreTrainedModel) -> PreTrainedModel:
+    """Weights far from their start: gates open, norms uneven, nothing small enough for an error to hide in."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        parameter.copy_(0.08 * noise if parameter.ndim > 1 else parameter + 0.5 * noise)
+    return model.eval()
+
+
+def llava(
+    layers: int | list[int],
+    strategy: str,
+    tower: Any = CLIPVisionConfig,
+    text: PreTrainedConfig | None = None,
+    model: Any = LlavaForConditionalGeneration,
+    **options: Any,
+) -> Callable[[], PreTrainedModel]:
+    """A LLaVA, or one of its kind."""
+    return lambda: shaken(
+        model(
+            model.config_class(
+                vision_config=tower(**TOWER),
+                text_config=LlamaConfig(**TEXT) if text is None else text,
+                image_token_index=IMAGE,
+                vision_feature_layer=layers,
+                vision_feature_select_strategy=strategy,
+                **options,
+            )
+        )
+    )
+
+
+def internvl(layer: int = -1, **tower: Any) -> Callable[[], PreTrainedModel]:
+    """An InternVL."""
+    sides = {"image_size": [32, 32], "patch_size": [8, 8]}
+    return lambda: shaken(
+        InternVLForConditionalGeneration(
+            InternVLConfig(
+                vision_config=InternVLVisionConfig(**{**TOWER, **sides, **tower}),
+                text_config=Qwen2Config(**TEXT),
+                image_token_id=IMAGE,
+                vision_feature_layer=layer,
+                tie_word_embeddings=False,
+            )
+        )
+    )
+
+
+def idefics3(text: PreTrainedConfig) -> Callable[[], PreTrainedModel]:
+    """An Idefics3."""
+    return lambda: shaken(
+        Idefics3ForConditionalGeneration(
+            Idefics3Config(vision_config=Idefics3VisionConfig(**TOWER), text_config=text, image_token_id=IMAGE, scale_factor=2)
+        )
+    )
+
+
+GRIDS = {"image_grid_pinpoints": [[32, 64], [64, 32], [64, 64]]}
+
+CASES = (
+    Case("Llava", "CLIP, layer -2, class token cut", llava(-2, "default")),
+    Case("Llava", "CLIP, layers -2 and -3", llava([-2, -3], "default"), side="right"),
+    Case("Llava", "CLIP, last layer, class token kept", llava(-1, "full"), images=(1, 1)),
+    Case("Llava", "SigLIP, last layer", llava(-1, "full", SiglipVisionConfig), images=(0, 3)),
+    Case("Llava", "CLIP, Qwen2 with tied embeddings", llava(-2, "default", text=Qwen2Config(**TEXT, tie_word_embeddings=True))),
+    Case(
+        "Llava",
+        "CLIP, GPT-NeoX",
+        llava(-2, "default", text=GPTNeoXConfig(**{key: value for key, value in TEXT.items() if "key_value" not in key})),
+    ),
+    Case("LlavaNext", "CLIP, 1 x 2 tiles", llava(-2, "default", model=LlavaNextForConditionalGeneration, **GRIDS)),
+    Case(
+        "LlavaNext",
+        "SigLIP, two layers",
+        llava([-1, -2], "full", SiglipVisionConfig, model=LlavaNextForConditionalGeneration, **GRIDS),
+        side="right",
+    ),
+    Case("InternVL", "last layer", internvl()),
+    Case("InternVL", "norm behind the last layer, RMSNorm in the tower", internvl(use_mean_pooling=False, norm_type="rms_norm")),
+    Case("InternVL", "layer -2", internvl(-2), images=(3, 0), side="right"),
+    Case("Idefics3", "Llama", idefics3(LlamaConfig(**TEXT))),
+    Case("Idefics3", "Llama with tied embeddings", idefics3(LlamaConfig(**TEXT, tie_word_embeddings=True)), side="right"),
+)
+
+
+def measure(case: Case) -> Result:
+    """Both models on the same batch: logits at every real position, the loss, every gradient, and greedy ids."""
+    published = case.make()
+    zoo = from_transformers(published)
+    exchange = exchange_of(published)
+    batch = trial_batch(zoo, case.images, side=case.side)
+    labels = batch["input_ids"].masked_fill(batch["input_ids"] == zoo.config.image_token_id, -100)
+    labels = labels.masked_fill(batch["attention_mask"] == 0, -100)
+    inputs = exchange.inputs(batch, published.config)
+    if case.first_position is not None:
+        # Counted from the mask, as generation does it; some classes count padding too where they are not told.
+        inputs["position_ids"] = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0) + case.first_position
+    theirs = published(**inputs, labels=labels, use_cache=False)
+    own = zoo(**batch, labels=labels, logits_to_keep=0)
+    theirs.loss.backward()
+    own.loss.backward()
+    real = batch["attention_mask"].bool()
+    vocabulary = theirs.logits.shape[-1]
+    gradients = gradient_differences(published, zoo, exchange.names(published.config).to_zoo)
+    padded = batch if case.side == "left" else trial_batch(zoo, case.images, side="left")
+    return Result(
+        name=case.name,
+        what=case.what,
+        logits=(own.logits[..., :vocabulary] - theirs.logits)[real].abs().max().item(),
+        loss=(own.loss - theirs.loss).abs().item(),
+        gradient=max(gradients),
+        gradients=len(gradients),
+        ids=len(case.images) * GENERATED,
+        same_ids=torch.equal(greedy(zoo, padded), greedy(published, exchange.inputs(padded, published.config))),
+    )
+
+
+def gradient_differences(published: PreTrainedModel, zoo: VLM, rename: Callable[[str], str | None]) -> list[float]:
+    """The largest difference of each gradient, relative to the largest of all; a gradient on one side alone is infinite."""
+    own = dict(zoo.named_parameters())
+    pairs = [(parameter.grad, own[str(rename(name))].grad) for name, parameter in published.named_parameters()]
+    largest = max(gradient.abs().max().item() for gradient, _ in pairs if gradient is not None)
+    differences = []
+    for theirs, mine in pairs:
+        if theirs is None or mine is None:
+            # A tensor that no output depends on: without a gradient on one side, with one of zeros on the other.
+            left = theirs if mine is None else mine
+            if left is not None and left.abs().max() > 0:
+                differences.append(float("inf"))
+            continue
+        differences.append((theirs - mine).abs().max().item() / largest)
+    return differences
+
+
+def greedy(model: Any, inputs: dict[str, Tensor]) -> Tensor:
+    """The ids that a model continues with, one at a time with its cache."""
+    with torch.inference_mode():
+        ids = model.generate(
+            **inputs, max_new_tokens=GENERATED, min_new_tokens=GENERATED, do_sample=False, pad_token_id=0, suppress_tokens=None
+        )
+    return ids[:, -GENERATED:]
+
+
+def table(results: list[Result]) -> str:
+    """One row for each model."""
+    lines = [
+        "| class | model | logits | loss | gradients | generated ids |",
+        "| --- | --- | ---: | ---: | ---: | --- |",
+    ]
+    for one in results:
+        ids = f"the same ({one.ids})" if one.same_ids else f"**others** ({one.ids})"
+        lines.append(
+            f"| {one.name} | {one.what} | {_figure(one.logits)} | {_figure(one.loss)} | {_figure(one.gradient)} "
+            f"of {one.gradients} tensors | {ids} |"
+        )
+    return "\n".join(lines)
+
+
+def _figure(value: float) -> str:
+    return "0" if value == 0 else f"{value:.1e}"
+
+
+def main() -> None:
+    """Print the table; with `--write`, write the results and the tables of `README.md`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", help="write results/parity.json and the table in README.md")
+    write = parser.parse_args().write
+    torch.set_num_threads(1)
+    results = [measure(case) for case in CASES]
+    print(table(results))
+    if write:
+        report = {"transformers": transformers.__version__, "cases": [asdict(result) for result in results]}
+        RESULTS.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
+        _, _, after = rest.partition(END)
+        README.write_text(f"{before}{BEGIN}\n\n{table(results)}\n\n{END}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
