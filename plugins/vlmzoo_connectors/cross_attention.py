@@ -41,14 +41,14 @@ class CrossAttention(LayersConnector):
         return self._attend
 
     @property
-    def masked_rows(self) -> Literal["zero", "hf_mllama"]:
+    def masked_rows(self) -> Literal["zero", "feedforward", "hf_mllama"]:
         """What happens at text positions that see no image."""
         return self._masked_rows
 
     @property
     def gates(self) -> tuple[nn.Parameter, ...]:
         """Two of each block: of the attention and of the feed-forward."""
-        return tuple(gate for block in self.blocks for gate in (block.attention_gate, block.feedforward_gate))
+        return tuple(gate for block in self.blocks for gate in map(block.get_parameter, ("attention_gate", "feedforward_gate")))
 
 
 def _placement(config: CrossAttentionConfig, depth: int) -> tuple[int, ...]:
@@ -90,6 +90,7 @@ def _block(config: CrossAttentionConfig, context: ConnectorContext) -> DecoderBl
             activation=config.activation or "gelu",
             norm_epsilon=config.norm_epsilon,
             masked_rows=config.masked_rows,
+            gate_width=width if config.gate == "vector" else 1,
         )
     return LlamaBlock(
         width=width,
@@ -102,4 +103,5 @@ def _block(config: CrossAttentionConfig, context: ConnectorContext) -> DecoderBl
         activation=config.activation or "silu",
         norm_epsilon=config.norm_epsilon,
         masked_rows=config.masked_rows,
+        gate_width=width if config.gate == "vector" else 1,
     )

@@ -18,8 +18,9 @@ from vlmzoo_registry import DecoderBlock, check_tokens
 class FlamingoBlock(DecoderBlock):
     """hidden + tanh(gate) * attention, then + tanh(gate) * feed-forward.
 
-    Where OpenFlamingo leaves the feed-forward running at positions that see no image, `masked_rows="zero"` gives these
-    positions back as they came, bit for bit; with "hf_mllama" they attend to everything and skip the feed-forward.
+    `masked_rows="zero"` gives positions that see no image back as they came, bit for bit; with "feedforward" they gather
+    nothing and the feed-forward runs, as in OpenFlamingo; with "hf_mllama" they attend to everything and skip the feed-forward.
+    `gate_width` is 1, or the width, for a gate on each channel.
     """
 
     def __init__(
@@ -32,7 +33,8 @@ class FlamingoBlock(DecoderBlock):
         feedforward_width: int,
         activation: Activation,
         norm_epsilon: float,
-        masked_rows: Literal["zero", "hf_mllama"],
+        masked_rows: Literal["zero", "feedforward", "hf_mllama"],
+        gate_width: int,
     ) -> None:
         super().__init__()
         inner = heads * head_width
@@ -42,14 +44,14 @@ class FlamingoBlock(DecoderBlock):
         self.key = nn.Linear(token_width, inner, bias=False)
         self.value = nn.Linear(token_width, inner, bias=False)
         self.output = nn.Linear(inner, width, bias=False)
-        self.attention_gate = nn.Parameter(torch.zeros(1))
+        self.attention_gate = nn.Parameter(torch.zeros(gate_width))
         self.feedforward = nn.Sequential(
             nn.LayerNorm(width, eps=norm_epsilon),
             nn.Linear(width, feedforward_width, bias=False),
             activation_module(activation),
             nn.Linear(feedforward_width, width, bias=False),
         )
-        self.feedforward_gate = nn.Parameter(torch.zeros(1))
+        self.feedforward_gate = nn.Parameter(torch.zeros(gate_width))
 
     def keys_values(self, tokens: Float[Tensor, "B M D"]) -> tuple[Float[Tensor, "B H M w"], Float[Tensor, "B H M w"]]:
         """Keys and values of the image tokens, split into heads."""
@@ -69,7 +71,13 @@ class FlamingoBlock(DecoderBlock):
         queries = self.query(self.norm(hidden)).unflatten(2, (self.heads, -1)).transpose(1, 2)  # B H S w
         gathered, sees = attend_visible(queries, keys, values, visible)  # B S H*w, B S 1
         attended = hidden + self.attention_gate.tanh() * self.output(gathered)  # B S d
+        if self.masked_rows == "feedforward":
+            attended = torch.where(sees, attended, hidden)
         fed = self.feedforward(attended)  # B S d
-        if self.masked_rows == "hf_mllama":
-            return attended + self.feedforward_gate.tanh() * (fed * sees)
-        return torch.where(sees, attended + self.feedforward_gate.tanh() * fed, hidden)
+        match self.masked_rows:
+            case "zero":
+                return torch.where(sees, attended + self.feedforward_gate.tanh() * fed, hidden)
+            case "feedforward":
+                return attended + self.feedforward_gate.tanh() * fed
+            case "hf_mllama":
+                return attended + self.feedforward_gate.tanh() * (fed * sees)

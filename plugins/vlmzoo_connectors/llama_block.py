@@ -19,8 +19,10 @@ from vlmzoo_registry import DecoderBlock, check_tokens
 class LlamaBlock(DecoderBlock):
     """hidden + tanh(gate) * attention, then + tanh(gate) * feed-forward; H heads share G heads of keys and values.
 
-    `masked_rows="zero"` gives positions that see no image back as they came, bit for bit; with "hf_mllama" they attend to
-    everything and skip the feed-forward, which is what transformers does.
+    `masked_rows="zero"` gives positions that see no image back as they came, bit for bit; with "feedforward" they gather
+    nothing and the feed-forward runs, as in IDEFICS; with "hf_mllama" they attend to everything and skip the feed-forward,
+    which is what transformers' Mllama does. `gate_width` is 1, or the width, for a gate on each
+    channel (IDEFICS's `alpha_type: vector`).
     """
 
     def __init__(
@@ -35,7 +37,8 @@ class LlamaBlock(DecoderBlock):
         feedforward_width: int,
         activation: Activation,
         norm_epsilon: float,
-        masked_rows: Literal["zero", "hf_mllama"],
+        masked_rows: Literal["zero", "feedforward", "hf_mllama"],
+        gate_width: int,
     ) -> None:
         super().__init__()
         self.head_width, self.masked_rows = head_width, masked_rows
@@ -46,13 +49,13 @@ class LlamaBlock(DecoderBlock):
         self.output = nn.Linear(heads * head_width, width, bias=False)
         self.query_norm = nn.RMSNorm(head_width, eps=norm_epsilon) if query_key_norm else nn.Identity()
         self.key_norm = nn.RMSNorm(head_width, eps=norm_epsilon) if query_key_norm else nn.Identity()
-        self.attention_gate = nn.Parameter(torch.zeros(1))
+        self.attention_gate = nn.Parameter(torch.zeros(gate_width))
         self.feedforward_norm = nn.RMSNorm(width, eps=norm_epsilon)
         self.gate = nn.Linear(width, feedforward_width, bias=False)
         self.up = nn.Linear(width, feedforward_width, bias=False)
         self.down = nn.Linear(feedforward_width, width, bias=False)
         self.activation = activation_module(activation)
-        self.feedforward_gate = nn.Parameter(torch.zeros(1))
+        self.feedforward_gate = nn.Parameter(torch.zeros(gate_width))
 
     def keys_values(self, tokens: Float[Tensor, "B M D"]) -> tuple[Float[Tensor, "B G M w"], Float[Tensor, "B G M w"]]:
         """Keys (normed) and values of the image tokens, split into heads."""
@@ -73,8 +76,14 @@ class LlamaBlock(DecoderBlock):
         queries = self.query(self.attention_norm(hidden)).unflatten(2, (-1, self.head_width)).transpose(1, 2)  # B H S w
         gathered, sees = attend_visible(self.query_norm(queries), keys, values, visible)  # B S H*w, B S 1
         attended = hidden + self.attention_gate.tanh() * self.output(gathered)  # B S d
+        if self.masked_rows == "feedforward":
+            attended = torch.where(sees, attended, hidden)
         normed = self.feedforward_norm(attended)
         fed = self.down(self.activation(self.gate(normed)) * self.up(normed))  # B S d
-        if self.masked_rows == "hf_mllama":
-            return attended + self.feedforward_gate.tanh() * (fed * sees)
-        return torch.where(sees, attended + self.feedforward_gate.tanh() * fed, hidden)
+        match self.masked_rows:
+            case "zero":
+                return torch.where(sees, attended + self.feedforward_gate.tanh() * fed, hidden)
+            case "feedforward":
+                return attended + self.feedforward_gate.tanh() * fed
+            case "hf_mllama":
+                return attended + self.feedforward_gate.tanh() * (fed * sees)

@@ -122,7 +122,7 @@ class LayersConnector(nn.Module, ABC):
 
     Constructed as `factory(config, context)`, where `context.input` is what its blocks attend to. The assembler runs
     `blocks[k]` before or after (`place`) decoder layer `placement[k]`, and restores the hidden states of text positions
-    that see no image token, so that these are exactly those of the text-only model, unless `masked_rows` is "hf_mllama".
+    that see no image token, so that these are exactly those of the text-only model, where `masked_rows` is "zero".
     """
 
     blocks: nn.ModuleList
@@ -144,8 +144,8 @@ class LayersConnector(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def masked_rows(self) -> Literal["zero", "hf_mllama"]:
-        """What happens at text positions that see no image: nothing at all, or what transformers' Mllama does."""
+    def masked_rows(self) -> Literal["zero", "feedforward", "hf_mllama"]:
+        """What happens at text positions that see no image: nothing, the feed-forward, or what transformers' Mllama does."""
 
     @property
     @abstractmethod

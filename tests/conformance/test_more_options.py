@@ -60,6 +60,15 @@ OPTIONS = [
     ("connectors/cross-attention", {"every": 1, "form": "llama", "heads": 4, "key_value_heads": 2}),
     ("connectors/cross-attention", {"every": 2, "place": "after", "heads": 2, "head_width": 8, "attend": "all"}),
     ("connectors/cross-attention", {"layers": [0], "heads": 2, "head_width": 4, "masked_rows": "hf_mllama"}),
+    (
+        "connectors/cross-attention",
+        {"layers": [1], "heads": 2, "head_width": 4, "masked_rows": "feedforward", "gate": "vector"},
+    ),
+    ("connectors/norm", {"kind": "layer"}),
+    ("connectors/mlp", {"gated": True, "activation": "silu", "bias": False}),
+    ("connectors/pixel-shuffle", {"factor": [1, 2], "pad": True}),
+    ("connectors/c-abstractor", {"grid": [2, 1], "depth": 1, "hidden_width": 12, "positions": False}),
+    ("connectors/resampler", {"queries": 3, "depth": 1, "heads": 2, "head_width": 8, "query_key_norm": True}),
     ("toy/language", {"learned_positions": 64}),
 ]
 

@@ -16,18 +16,22 @@ class CrossAttentionConfig(ComponentConfig):
 
     What: `form: flamingo` is LayerNorm, bias-free attention, and a feed-forward of two matrices; `form: llama` is RMSNorm,
     grouped-query attention with RMSNorm on queries and keys, and a gated feed-forward of three (Llama-3.2-Vision; with
-    `query_key_norm: false` it is IDEFICS). Left out, `head_width` is 64 (flamingo) or the language width divided by `heads`
+    `query_key_norm: false` it may be IDEFICS). Left out, `head_width` is 64 (flamingo) or the language width divided by `heads`
     (llama), the feed-forward is 4 times the language width, and `activation` is gelu (flamingo) or silu (llama).
 
     Who sees what: `attend: last` shows a text position the last image before it, `all` every image before it. `masked_rows:
-    zero` leaves positions that see no image exactly as they were; `hf_mllama` reproduces transformers' Mllama, which leaks.
+    zero` leaves positions that see no image exactly as they were; `feedforward` lets the feed-forward run there, as the weights
+    of OpenFlamingo and IDEFICS want it; `hf_mllama` reproduces transformers' Mllama, which leaks.
+
+    `gate: vector` learns a gate for each channel instead of one for all (IDEFICS's `alpha_type`).
     """
 
     layers: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     every: Positive | None = Field(default_factory=lambda given: 4 if given.get("layers") is None else None)
     place: Literal["before", "after"] = "before"
     attend: Literal["last", "all"] = "last"
-    masked_rows: Literal["zero", "hf_mllama"] = "zero"
+    masked_rows: Literal["zero", "feedforward", "hf_mllama"] = "zero"
+    gate: Literal["scalar", "vector"] = "scalar"
     form: Literal["flamingo", "llama"] = "flamingo"
     heads: Positive = 8
     head_width: Positive | None = None

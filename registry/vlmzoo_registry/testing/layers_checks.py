@@ -73,7 +73,7 @@ def blind_positions_stay(component: Component) -> None:
     is NaN, and its gradient spoils the whole batch even where the value is thrown away.
 
     If it fails: let a position that sees nothing attend to everything instead, and take its result back with `torch.where`.
-    With `masked_rows` "hf_mllama" the check does not apply.
+    With another `masked_rows` than "zero" the check does not apply.
     """
     harness = LayersHarness(component)
     connector = harness.build_open()

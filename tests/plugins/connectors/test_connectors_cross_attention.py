@@ -122,11 +122,12 @@ def test_llama_block_leaks_exactly_as_mllama_does_when_asked_to():
     assert_same(came[:, 1:], expected[:, 1:])
 
 
-@pytest.mark.parametrize("query_key_norm", [True, False])
-def test_llama_block_is_that_of_idefics(query_key_norm):
+@pytest.mark.parametrize(("query_key_norm", "gate"), [(True, "scalar"), (False, "vector")])
+def test_llama_block_is_that_of_idefics(query_key_norm, gate):
     config = IdeficsConfig(
         hidden_size=WIDTH, num_attention_heads=4, intermediate_size=40, hidden_act="silu", rms_norm_eps=1e-6,
-        qk_layer_norms=query_key_norm, vision_config={"embed_dim": TOKEN_WIDTH}, alpha_type="float",
+        qk_layer_norms=query_key_norm, vision_config={"embed_dim": TOKEN_WIDTH},
+        alpha_type="float" if gate == "scalar" else "vector",
     )  # fmt: skip
     config._attn_implementation = "sdpa"
     theirs = IdeficsGatedCrossAttentionLayer(config, layer_idx=0)
@@ -149,18 +150,31 @@ def test_llama_block_is_that_of_idefics(query_key_norm):
         nn.init.normal_(parameter, std=0.5)
     state = theirs.state_dict()
     assert set(names.values()) == set(state)
-    ours = connector(form="llama", query_key_norm=query_key_norm, feedforward_width=40, norm_epsilon=1e-6).blocks[0]
-    ours.load_state_dict({mine: state[other] for mine, other in names.items()})
+    ours = connector(
+        form="llama", query_key_norm=query_key_norm, feedforward_width=40, norm_epsilon=1e-6, gate=gate,
+        masked_rows="feedforward",
+    ).blocks[0]  # fmt: skip
+    flat = {
+        mine: state[other].flatten() if "gate" in mine and "." not in mine else state[other] for mine, other in names.items()
+    }
+    ours.load_state_dict(flat)
 
     hidden, tokens, visible = inputs()
-    visible[:, 0, 3] = True
+    sees = visible.any(dim=2)
+    # It masks with a large number, so that a row that sees nothing attends to everything and is then closed by its gate.
     mask = torch.zeros(visible.shape).masked_fill(~visible, torch.finfo(torch.float32).min)[:, None]
-    expected = theirs(hidden, image_hidden_states=tokens, image_attention_mask=mask, cross_attention_gate=torch.ones(2, TEXT))
-    assert_same(run(ours, hidden, tokens, visible), expected)
+    expected = theirs(hidden, image_hidden_states=tokens, image_attention_mask=mask, cross_attention_gate=sees.float())
+    came = run(ours, hidden, tokens, visible)
+    assert_same(came, expected)
+    assert not torch.equal(came[:, 0], hidden[:, 0])  # the feed-forward runs where nothing is seen ...
+    assert torch.equal(came[:, 0], run(ours, hidden, tokens + 1, visible)[:, 0])  # ... and what is in the image does not leak
 
 
-def test_flamingo_block_is_what_the_formula_says():
-    block = opened(connector(feedforward_multiplier=2)).double().blocks[0]
+@pytest.mark.parametrize("gate", ["scalar", "vector"])
+@pytest.mark.parametrize("masked_rows", ["zero", "feedforward"])
+def test_flamingo_block_is_what_the_formula_says(masked_rows, gate):
+    block = opened(connector(feedforward_multiplier=2, masked_rows=masked_rows, gate=gate)).double().blocks[0]
+    assert block.attention_gate.shape == block.feedforward_gate.shape == (1 if gate == "scalar" else WIDTH,)
     hidden, tokens, visible = inputs(torch.float64)
     expected = slow_flamingo(block, hidden, tokens, visible)
     torch.testing.assert_close(run(block, hidden, tokens, visible), expected, rtol=1e-10, atol=1e-10)
@@ -177,16 +191,18 @@ def slow_flamingo(block, hidden, tokens, visible):
     for sample in range(hidden.shape[0]):
         for position in range(hidden.shape[1]):
             seen = [token for token, sees in zip(tokens[sample], visible[sample, position], strict=True) if sees]
-            if not seen:
+            if not seen and block.masked_rows == "zero":
                 continue
             heads = []
-            for head in range(block.heads):
+            for head in range(block.heads if seen else 0):
                 rows = slice(6 * head, 6 * head + 6)
                 query = block.query.weight[rows] @ slow_norm(hidden[sample, position], block.norm)
                 scores = torch.stack([query @ (block.key.weight[rows] @ token) / math.sqrt(6) for token in seen])
                 shares = torch.exp(scores) / torch.exp(scores).sum()
                 heads.append(sum(share * (block.value.weight[rows] @ token) for share, token in zip(shares, seen, strict=True)))
-            x = hidden[sample, position] + torch.tanh(block.attention_gate) * (block.output.weight @ torch.cat(heads))
+            x = hidden[sample, position]
+            if seen:
+                x = x + torch.tanh(block.attention_gate) * (block.output.weight @ torch.cat(heads))
             inner = first.weight @ slow_norm(x, norm)
             inner = inner * 0.5 * (1 + torch.erf(inner / math.sqrt(2)))
             came[sample, position] = x + torch.tanh(block.feedforward_gate) * (second.weight @ inner)
@@ -228,7 +244,7 @@ def test_a_batch_that_sees_nothing_at_all(form):
 
 
 @pytest.mark.parametrize("form", ["flamingo", "llama"])
-@pytest.mark.parametrize("masked_rows", ["zero", "hf_mllama"])
+@pytest.mark.parametrize("masked_rows", ["zero", "feedforward", "hf_mllama"])
 def test_gates_start_shut_and_are_named(form, masked_rows):
     built = connector(form=form, masked_rows=masked_rows)
     hidden, tokens, visible = inputs()

@@ -178,7 +178,7 @@ class CrossAttentionVLM(VLM):
             return hidden
         keys, values = sight.memory.keys_values[index]
         seen = block(hidden.to(keys.dtype), keys, values, sight.visible).to(hidden.dtype)
-        return seen if self.layers.masked_rows == "hf_mllama" else torch.where(sight.sees_any, seen, hidden)
+        return torch.where(sight.sees_any, seen, hidden) if self.layers.masked_rows == "zero" else seen
 
     def _checkpoint_contexts(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
         # A decoder layer is recomputed after `forward` has ended: it must see what it saw the first time.
