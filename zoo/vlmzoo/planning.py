@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from vlmzoo.activations import activation_bytes
 from vlmzoo.adapters import Adapter
 from vlmzoo.assemble import Parts, assemble, make_template
 from vlmzoo.config import ModelConfig, Recipe, StageConfig, TrainPart, load_either
@@ -21,8 +22,11 @@ from vlmzoo.image_token import find_image_token
 from vlmzoo.offline import offline
 from vlmzoo.training.optimization import fresh_state
 from vlmzoo.training.trainable import refusals, settle
-from vlmzoo_registry import AssemblyError, Catalogue, LayersConnector
+from vlmzoo_registry import AssemblyError, Catalogue, Connector, ImageSize, LayersConnector
 from vlmzoo_registry.notes import Note
+
+TYPICAL: tuple[ImageSize, ...] = ((336, 336), (480, 640), (672, 672), (672, 1008), (1008, 672), (1080, 1920))
+"""Heights and widths of images for which a plan says what they become, where that depends on the size."""
 
 
 @dataclass(frozen=True)
@@ -47,18 +51,34 @@ class PartTraining:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage: what trains in it."""
+    """One stage: what trains in it, and, very roughly, what the activations of one micro-batch come to."""
 
     name: str
     parts: tuple[PartTraining, ...]
+    micro_batch: int
+    activation_bytes: int
+
+
+@dataclass(frozen=True)
+class SizePlan:
+    """What an image of one size (`image`: width x height in pixels) becomes: views of the encoder, and tokens.
+
+    `image_tokens` are all that the model reads of it, `text_slots` those that stand in the text.
+    """
+
+    image: str
+    views: int
+    image_tokens: int
+    text_slots: int
 
 
 @dataclass(frozen=True)
 class Plan:
     """What a recipe will build.
 
-    `stages` are those of a recipe, none for a model alone. `steps` says what an image is after each part, in order; `notes`
-    what this machine does not know.
+    `stages` are those of a recipe, none for a model alone. `steps` says what a view of an image is after each part, in order;
+    `image_tokens` and `text_slots` what an image of the encoder's own size becomes, `sizes` images of other sizes, where that
+    depends on it; `notes` what this machine does not know.
     """
 
     architecture: str
@@ -67,6 +87,7 @@ class Plan:
     steps: tuple[str, ...]
     image_tokens: int
     text_slots: int
+    sizes: tuple[SizePlan, ...]
     blocks: tuple[int, ...]
     notes: tuple[str, ...]
 
@@ -85,13 +106,14 @@ def plan(
 
     Raises `ConfigError` and `AssemblyError` with every reason for refusal at once.
     """
-    model, stages = _load(config, overrides, catalogue)
+    model, stages, published = _load(config, overrides, catalogue)
     with offline(), torch.device("meta"), _noted() as notes:
         parts = assemble(model, described=True)
         notes += _meet_tokenizer(model, parts)
-        sizes = _sizes(model, parts)  # before adapters come on top
-        trained = _train(parts, stages)
-    return _describe(model, parts, sizes, trained, tuple(dict.fromkeys(notes)))
+        weights = _weights(model, parts)  # before adapters come on top
+        images = _images(model, parts, published)
+        trained = _train(parts, stages, images[0])
+    return _describe(model, parts, weights, images, trained, tuple(dict.fromkeys(notes)))
 
 
 @contextmanager
@@ -123,7 +145,30 @@ def _meet_tokenizer(model: ModelConfig, parts: Parts) -> tuple[str, ...]:
     return ()
 
 
-def _sizes(model: ModelConfig, parts: Parts) -> tuple[PartPlan, ...]:
+def _images(model: ModelConfig, parts: Parts, published: Sequence[ImageSize]) -> tuple[SizePlan, ...]:
+    """What an image of the encoder's own size becomes, then images of other sizes, where there is a difference."""
+    transform = parts.vision.transform
+    own = _image(model, parts, (transform.height, transform.width))
+    if parts.layout.fixed is not None:
+        return (own,)
+    return own, *(_image(model, parts, size) for size in sorted({*TYPICAL, *published}))
+
+
+def _image(model: ModelConfig, parts: Parts, size: ImageSize) -> SizePlan:
+    cut = parts.layout.fixed or parts.layout.arrangement(size)
+    views = parts.layout.views(cut)
+    of_a_view = parts.vision.shape_at(parts.layout.view_size(cut))
+    for connector in parts.connector:
+        of_a_view = connector.output_shape(of_a_view) if isinstance(connector, Connector) else of_a_view
+    seen = views * of_a_view.count
+    if model.architecture == "unified":
+        seen = slots = sum(piece for piece in parts.layout.text(cut) if isinstance(piece, int))
+    else:
+        slots = of_a_view.count if model.architecture == "hybrid" else 1
+    return SizePlan(image=f"{size[1]}x{size[0]}", views=views, image_tokens=seen, text_slots=slots)
+
+
+def _weights(model: ModelConfig, parts: Parts) -> tuple[PartPlan, ...]:
     names = {
         "vision": " + ".join(choice.component.full_name for choice in model.encoders),
         "connector": " + ".join(choice.component.full_name for choice in model.connector),
@@ -137,7 +182,7 @@ def _sizes(model: ModelConfig, parts: Parts) -> tuple[PartPlan, ...]:
     return tuple(plans)
 
 
-def _train(parts: Parts, stages: Sequence[StageConfig]) -> tuple[StagePlan, ...]:
+def _train(parts: Parts, stages: Sequence[StageConfig], image: SizePlan) -> tuple[StagePlan, ...]:
     """What trains in each stage, one after the other: adapters are put on the parts, and merged, as training does it.
 
     Raises `AssemblyError` with every reason against the first stage that does not work; later ones build on it.
@@ -155,7 +200,15 @@ def _train(parts: Parts, stages: Sequence[StageConfig]) -> tuple[StagePlan, ...]
             trained = list(chosen.parameters.values())
             count, size = sum(p.numel() for p in trained), sum(_training_bytes(p) for p in trained)
             rows.append(PartTraining(part=part, trains=chosen.how, trained=count, training_bytes=size))
-        plans.append(StagePlan(stage.name, tuple(rows)))
+        activations = activation_bytes(
+            parts,
+            views=image.views,
+            slots=image.text_slots,
+            samples=stage.micro_batch,
+            precision=stage.precision,
+            vision_trains=any(row.part == "vision" and row.trained for row in rows),
+        )
+        plans.append(StagePlan(stage.name, tuple(rows), stage.micro_batch, activations))
     return tuple(plans)
 
 
@@ -173,7 +226,8 @@ def _modules(parts: Parts) -> dict[str, nn.Module]:
 def _describe(
     model: ModelConfig,
     parts: Parts,
-    sizes: tuple[PartPlan, ...],
+    weights: tuple[PartPlan, ...],
+    images: tuple[SizePlan, ...],
     stages: tuple[StagePlan, ...],
     notes: tuple[str, ...],
 ) -> Plan:
@@ -182,7 +236,8 @@ def _describe(
         " + ".join(choice.component.full_name for choice in model.encoders),
         *(choice.component.full_name for choice in model.connector),
     ]
-    steps = [f"image {transform.width}x{transform.height}"]
+    called = "image" if model.layout is None else "view"
+    steps = [f"{called} {transform.width}x{transform.height}"]
     steps += [f"{label}: {shape}" for label, shape in zip(labels, parts.shapes, strict=False)]
     blocks: tuple[int, ...] = ()
     last = parts.connector[-1]
@@ -192,20 +247,25 @@ def _describe(
         steps.append(f"{labels[-1]}: {some} {', '.join(map(str, blocks))}")
     return Plan(
         architecture=model.architecture,
-        parts=sizes,
+        parts=weights,
         stages=stages,
         steps=tuple(steps),
-        image_tokens=parts.shapes[-1].count,
-        text_slots=1 if model.architecture == "cross_attention" else parts.shapes[-1].count,
+        image_tokens=images[0].image_tokens,
+        text_slots=images[0].text_slots,
+        sizes=images[1:],
         blocks=blocks,
         notes=notes,
     )
 
 
-def _load(config: Any, overrides: Sequence[str], catalogue: Catalogue | None) -> tuple[ModelConfig, tuple[StageConfig, ...]]:
+def _load(
+    config: Any, overrides: Sequence[str], catalogue: Catalogue | None
+) -> tuple[ModelConfig, tuple[StageConfig, ...], tuple[ImageSize, ...]]:
+    """The model, the stages, and the sizes of images for which the recipe publishes figures."""
     if isinstance(config, ModelConfig):
-        return config, ()
-    if isinstance(config, Recipe):
-        return config.model, config.stages
-    model, recipe = load_either(config, overrides, catalogue)
-    return model, () if recipe is None else recipe.stages
+        return config, (), ()
+    model, recipe = (config.model, config) if isinstance(config, Recipe) else load_either(config, overrides, catalogue)
+    if recipe is None:
+        return model, (), ()
+    published = None if recipe.about is None else recipe.about.published
+    return model, recipe.stages, () if published is None else tuple(size for size in published.at_sizes() if size is not None)

@@ -9,6 +9,13 @@ from rich.text import Text
 
 from vlmzoo.cli.console import console, print_json
 
+WHERE = {
+    "unified": "all of them in the text",
+    "cross_attention": "outside the text",
+    "hybrid": "those of the whole image in the text",
+}
+"""Where the tokens of an image stand in each architecture."""
+
 
 def plan(
     recipe: Annotated[Path, typer.Argument(help="A recipe or a model, a YAML file.", show_default=False)],
@@ -22,6 +29,7 @@ def plan(
     Builds the parts without values: widths, grids, tokens per image, parameters and memory, or every reason why it cannot
     work. Reads architectures from this machine only.
     """
+    from vlmzoo.activations import TEXT_TOKENS
     from vlmzoo.planning import plan as check
 
     result = check(recipe, overrides=overrides or ())
@@ -29,10 +37,17 @@ def plan(
         print_json(result.to_dict())
         return
     out = console()
-    out.print(Text(f"{result.architecture}, {result.image_tokens} tokens per image", "bold"), end="")
-    out.print(f", {result.text_slots} of them in the text" if result.blocks == () else ", outside the text")
+    counts = [size.image_tokens for size in result.sizes] or [result.image_tokens]
+    span = str(counts[0]) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+    out.print(Text(f"{result.architecture}, {span} tokens per image", "bold"), end="")
+    out.print(f", {WHERE[result.architecture]}")
     for number, step in enumerate(result.steps):
         out.print(f"  {'-> ' if number else '   '}{step}")
+    if result.sizes:
+        table = _table("image", "views", "tokens", "in the text")
+        for size in result.sizes:
+            table.add_row(size.image, str(size.views), f"{size.image_tokens:,}", f"{size.text_slots:,}")
+        out.print(table)
     table = _table("part", "component", "parameters", "weights")
     for part in result.parts:
         table.add_row(part.part, part.component.replace(" + ", "\n+ "), f"{part.parameters:,}", _size(part.weight_bytes))
@@ -44,7 +59,12 @@ def plan(
             table.add_row(row.part, row.trains, f"{row.trained:,}", _size(row.training_bytes))
         out.print(table)
         total = weights + sum(row.training_bytes for row in stage.parts)
-        out.print(f"Memory for weights, gradients and AdamW: {_size(total)}; activations come on top.")
+        out.print(f"Memory for weights, gradients and AdamW: {_size(total)}.")
+        samples = f"{stage.micro_batch} sample{'s' * (stage.micro_batch != 1)}"
+        out.print(
+            f"Activations come on top: very roughly {_size(stage.activation_bytes)} for {samples} of one image and "
+            f"{TEXT_TOKENS} tokens of text, without recomputation."
+        )
     for note in result.notes:
         out.print(f"Note: {note}.", soft_wrap=True)
 
