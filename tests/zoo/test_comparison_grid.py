@@ -69,6 +69,10 @@ def test_everything_wrong_with_a_grid_is_said_at_once(tmp_path):
         ("axes.architecture={}", "axes: has no value for `architecture`: name what is compared"),
         ("skip=[{connector: mpl}]", "skip: names `mpl`, which axis `connector` does not have; did you mean `mlp`?"),
         ("skip=[{}]", "skip: has an empty entry, which would leave out everything"),
+        (
+            "skip=[{connector: [mlp, linear]}]",
+            "skip: names no value of axis `connector`: give one for each entry, `{connector: linear}`",
+        ),
         ("skip=[{architecture: unified}, {architecture: cross}]", "skip: leaves out every combination"),
         ("evaluate.metrics=[exact, exact]", "evaluate.metrics: has `exact` 2 times: once is enough"),
         ("evaluate.held_out=[{split: heldout}]", "evaluate.held_out: stands beside `data`: give one of them, not both"),

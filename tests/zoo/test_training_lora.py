@@ -299,7 +299,7 @@ def test_damaged_adapters_are_named(change: str, tmp_path: Path) -> None:
     assert expected[change] in message
 
 
-@pytest.mark.parametrize("change", ["missing", "surplus", "shape"])
+@pytest.mark.parametrize("change", ["missing", "surplus", "shape", "gone", "no safetensors"])
 def test_adapters_whose_tensors_are_others_are_refused(change: str, tmp_path: Path) -> None:
     """With a manifest that is right: the digests say nothing here."""
     model = train(vlmzoo.build(section()), {"language": LORA})
@@ -314,12 +314,18 @@ def test_adapters_whose_tensors_are_others_are_refused(change: str, tmp_path: Pa
     else:
         tensors[name] = tensors[name][:2].clone()
     save_file(tensors, file)
+    if change == "gone":
+        file.unlink()
+    elif change == "no safetensors":
+        file.write_bytes(b"adapters")
     (tmp_path / "model" / "manifest.json").unlink()
     write_manifest(tmp_path / "model", model.components, {})
     expected = {
         "missing": f"language.{name}: the model's adapters have it, the checkpoint's do not",
         "surplus": "language.base_model.model.head.lora_A.weight: the checkpoint's adapters have it, the model's do not",
         "shape": f"language.{name}: [2, 32] float32 in the checkpoint, [4, 32] float32 in the model",
+        "gone": f"`{file}` is not a whole safetensors file (No such file or directory",
+        "no safetensors": f"`{file}` is not a whole safetensors file (",
     }
     assert expected[change] in refusal(lambda: vlmzoo.load(tmp_path / "model"), CheckpointError)
 

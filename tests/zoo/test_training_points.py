@@ -5,6 +5,7 @@ import os
 import resource
 import shutil
 import signal
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,19 @@ def test_files_of_frozen_parts_are_linked_and_not_read_again(
     assert read.count("instruct/language.safetensors") == 2 * 3
     assert read.count("align/connector.safetensors") == 2 * 3
     assert vlmzoo.load(two) is not None
+
+
+def test_a_linked_file_keeps_its_mode(rows: Path, tmp_path: Path) -> None:
+    """It is that of an earlier checkpoint, which may be protected, or somebody else's."""
+    plan = recipe(rows)
+    train({**plan, "stages": plan["stages"][:1]}, output=tmp_path / "one")
+    model, earlier = vlmzoo.load(tmp_path / "one" / "align" / "checkpoint"), tmp_path / "one" / "align" / "checkpoint"
+    (earlier / "vision.safetensors").chmod(0o440)
+    checkpoint.save(model, tmp_path / "two", unchanged=checkpoint.Unchanged(earlier, ("vision",)))
+    two = tmp_path / "two"
+    assert (two / "vision.safetensors").samefile(earlier / "vision.safetensors")
+    modes = {name: stat.S_IMODE((two / f"{name}.safetensors").stat().st_mode) for name in ("vision", "language")}
+    assert modes == {"vision": 0o440, "language": stat.S_IMODE((two / "manifest.json").stat().st_mode)}
 
 
 def test_without_links_the_files_are_written(

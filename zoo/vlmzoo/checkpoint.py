@@ -289,7 +289,8 @@ def _write(
     # safetensors makes its files readable by their writer alone; the others are as the umask says.
     mode = (staging / MANIFEST).stat().st_mode
     for written in staging.rglob("*"):
-        if written.is_file():
+        # A file that was linked is that of an earlier checkpoint too, which may be somebody else's.
+        if written.is_file() and written.name not in linked:
             written.chmod(mode)
     return linked
 
@@ -396,8 +397,11 @@ def _match_adapters(
 ) -> list[str]:
     """Add a part's adapters to what is wanted and what is loaded; the reasons where these are not the same."""
     here = {f"{part}.{name}": parameter for name, parameter in peft_names(module).items()}
-    with safe_open(file, framework="pt") as source:
-        there = {f"{part}.{name}": source.get_tensor(name) for name in source.keys()}  # noqa: SIM118 - no dict
+    try:
+        with safe_open(file, framework="pt") as source:
+            there = {f"{part}.{name}": source.get_tensor(name) for name in source.keys()}  # noqa: SIM118 - no dict
+    except (OSError, SafetensorError) as error:  # also where the manifest does not name it
+        raise CheckpointError(f"`{file}` is not a whole safetensors file ({error})") from error
     wanted |= here
     loaded |= there
     reasons = [f"{name}: the model's adapters have it, the checkpoint's do not" for name in here.keys() - there.keys()]

@@ -11,5 +11,5 @@ def read_tokenizer(choice: Choice, language: LanguageModel) -> PreTrainedTokeniz
     try:
         return language.tokenizer
     except (OSError, ValueError) as error:  # what transformers raises for a tokenizer that is not there
-        name = choice.component.full_name
-        raise AssemblyError(f"`language` ({name}): its tokenizer cannot be read: {' '.join(str(error).split())}") from error
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise AssemblyError(f"`language` ({choice.component.full_name}): its tokenizer cannot be read: {said}") from error

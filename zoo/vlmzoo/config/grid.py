@@ -159,6 +159,11 @@ def _unknown(skip: Any, axes: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple
         for axis, value in partial.items():
             if axis not in axes:
                 yield "skip", f"names the axis `{axis}`, which there is not{did_you_mean(str(axis), axes)}"
+            elif not isinstance(value, str):
+                yield (
+                    "skip",
+                    f"names no value of axis `{axis}`: give one for each entry, `{{{axis}: {next(iter(axes[axis]), '...')}}}`",
+                )
             elif value not in axes[axis]:
                 yield "skip", f"names `{value}`, which axis `{axis}` does not have{did_you_mean(str(value), axes[axis])}"
 
