@@ -45,7 +45,7 @@ def test_every_first_party_plugin_is_well_and_all_its_references_resolve():
     catalogue = Catalogue.discover(fresh=True, quiet=True)
     assert catalogue.complaints() == []
     plugins = {plugin.name for plugin in catalogue.plugins if plugin.distribution == "vlmzoo"}
-    assert plugins == {"connectors", "open_clip", "tasks", "timm", "toy", "transformers"}
+    assert plugins == {"connectors", "layouts", "open_clip", "tasks", "timm", "toy", "transformers"}
     components = [component for component in catalogue.components() if component.distribution == "vlmzoo"]
     assert {component.plugin for component in components} == plugins
     for component in components:

@@ -14,6 +14,7 @@ from sound_parts import (
     SoundDataset,
     SoundLanguage,
     SoundLayers,
+    SoundLayout,
     SoundMetric,
     SoundObjective,
     SoundTemplate,
@@ -24,7 +25,19 @@ from torch import nn
 from torch.nn import functional
 
 from vlmzoo_connectors.flamingo_block import FlamingoBlock
-from vlmzoo_registry import AssemblyError, Component, DataError, Rendered, Span, VisionFeatures, check_pixels, check_tokens
+from vlmzoo_layouts.dynamic_tiles import DynamicTiles
+from vlmzoo_layouts.tagged_tiles import TaggedTiles
+from vlmzoo_registry import (
+    Arrangement,
+    AssemblyError,
+    Component,
+    DataError,
+    Rendered,
+    Span,
+    VisionFeatures,
+    check_pixels,
+    check_tokens,
+)
 from vlmzoo_registry.tasks import IMAGE, Turn
 
 
@@ -99,6 +112,7 @@ for _battery, _contract in {
     "connector": "Connector",
     "connector with layers": "LayersConnector",
     "language_model": "LanguageModel",
+    "layout": "ImageLayout",
     "template": "Template",
     "objective": "Objective",
     "dataset": "Dataset",
@@ -1152,3 +1166,187 @@ class MetricThatRemembers(SoundMetric):
 class MetricThatIsKind(SoundMetric):
     def score(self, truth, said):
         return 1.0
+
+
+# Image layouts
+
+DYNAMIC = {"config": "vlmzoo_layouts.config:DynamicTilesConfig", "tiny": {"max_tiles": 6}}
+TAGGED = {"config": "vlmzoo_layouts.config:TaggedTilesConfig"}
+
+
+class LayoutOutcome(SoundLayout):
+    def forward(self, features, arrangement):
+        return self.outcome(super().forward(features, arrangement))
+
+
+@fault("layout", "builds_on_meta", "item()")
+class LayoutThatNeedsValues(NeedsValues, SoundLayout): ...
+
+
+@fault("layout", "is_deterministic", NOISE)
+class NoisyLayout(IsNoisy, LayoutOutcome): ...
+
+
+@fault("layout", "gradients_reach_every_parameter", "1 of 2 parameters get no gradient\n  - forgotten")
+class ForgetfulLayout(Forgetful, SoundLayout): ...
+
+
+@fault("layout", "refuses_wrong_shapes", "the tokens of 6 views instead of 5: taken without a word")
+class LayoutThatTakesWhatItNeeds(SoundLayout):
+    """Leaves views over."""
+
+    def forward(self, features, arrangement):
+        return super().forward(replace(features, tokens=features.tokens[: self.views(arrangement)]), arrangement)
+
+
+@fault("layout", "gradients_pass_through", NO_GRADIENT + "views, row 0\n  - views, row 1")
+class LayoutThatCutsBefore(SoundLayout):
+    """Trains the ends of rows, and nothing before it."""
+
+    def forward(self, features, arrangement):
+        return super().forward(replace(features, tokens=features.tokens.detach()), arrangement)
+
+
+@fault(
+    "layout", "refuses_with_an_assembly_error", "built behind views of 24x24 pixels, 36 tokens of width 12 (no grid, prefix 0)"
+)
+class LayoutThatRaisesAValueError(SoundLayout):
+    def __init__(self, config, context):
+        if context.shape_at(context.view_size).grid is None:
+            raise ValueError("no grid")
+        super().__init__(config, context)
+
+
+@fault("layout", "refuses_with_an_assembly_error", "asked for text behind views of 24x36 pixels", **DYNAMIC)
+class LayoutThatFailsLater(DynamicTiles):
+    def text(self, arrangement):
+        if self.size[0] != self.size[1]:
+            raise ValueError("oblong")
+        return super().text(arrangement)
+
+
+@fault("layout", "arranges_or_refuses", "an image of 3x900 pixels: ZeroDivisionError", also=EVERYTHING)
+class LayoutThatDividesByNothing(SoundLayout):
+    def arrangement(self, size):
+        return super().arrangement((size[0], size[1] // (size[0] * 100 // size[1])))
+
+
+@fault("layout", "arranges_or_refuses", "but `fixed` is Arrangement(rows=1, columns=1, height=24, width=24)")
+class LayoutThatSaysItIsFixed(SoundLayout):
+    @property
+    def fixed(self):
+        return Arrangement(1, 1, 24, 24)
+
+
+@fault("layout", "arranges_or_refuses", "and then Arrangement(rows=1, columns=2, height=48, width=48)", also=EVERYTHING)
+class LayoutThatChangesItsMind(SoundLayout):
+    """Arranges every other image as if it were wide."""
+
+    wide = True
+
+    def arrangement(self, size):
+        self.wide = not self.wide
+        return Arrangement(1, 2, *size) if self.wide else super().arrangement(size)
+
+
+@fault("layout", "cuts_what_it_says", "it says 5 views (5 of 3x24x24), and cuts 6 views (6 of 3x24x24)")
+class LayoutThatCutsOneTooMany(SoundLayout):
+    def cut(self, image, transform):
+        views = super().cut(image, transform)
+        return [*views, views[0]]
+
+
+@fault("layout", "cuts_what_it_says", "cut twice, the pixels differ")
+class LayoutThatJitters(SoundLayout):
+    """Augments where nobody asked it to."""
+
+    def cut(self, image, transform):
+        return [view + 1e-4 * torch.randn(()) for view in super().cut(image, transform)]
+
+
+@fault("layout", "cuts_what_it_says", "cutting changes the image itself")
+class LayoutThatDraws(SoundLayout):
+    """Marks the corner of the image that it was given."""
+
+    def cut(self, image, transform):
+        views = super().cut(image, transform)
+        image.putpixel((0, 0), (9, 9, 9))
+        return views
+
+
+@fault("layout", "slots_are_its_tokens", "an image of 48x48 pixels: `text` has 180 slots, `forward` gives (192, 12)")
+class LayoutThatForgetsTheEnds(SoundLayout):
+    """Counts the rows of tokens without what ends them."""
+
+    def text(self, arrangement):
+        return (super().text(arrangement)[0] - self._seen(arrangement)[2][0],)
+
+
+@fault("layout", "slots_are_its_tokens", "pieces that are no text and no number of slots: ['', 0]")
+class LayoutWithEmptyPieces(SoundLayout):
+    def text(self, arrangement):
+        return "", 0, *super().text(arrangement)
+
+
+@fault("layout", "declares_its_control_tokens", "writes what `control_tokens` does not name: ['</img>']", **DYNAMIC)
+class LayoutThatForgetsAToken(DynamicTiles):
+    control_tokens = ("<img>",)
+
+
+@fault("layout", "declares_its_control_tokens", "`control_tokens` has some twice: ['<img>']", **DYNAMIC)
+class LayoutThatNamesOneTwice(DynamicTiles):
+    control_tokens = ("<img>", "</img>", "<img>")
+
+
+@fault("layout", "declares_its_control_tokens", "`text` writes `<image>`, which marks the place of a whole image")
+class LayoutThatMarksThePlace(SoundLayout):
+    def text(self, arrangement):
+        return IMAGE, *super().text(arrangement)
+
+
+@fault(
+    "layout",
+    "thumbnail_shows_everything",
+    "an image of 48x48 pixels: view 1 shows it from 0.01 to 0.49 of the way from left to right",
+    also=("tiles_stand_row_by_row",),
+)
+class LayoutThatTakesATileForTheWhole(SoundLayout):
+    def thumbnail(self, arrangement):
+        return 1
+
+
+@fault("layout", "thumbnail_shows_everything", "`thumbnail` is view 5, and there are 5", also=())
+class LayoutThatCountsFromOne(SoundLayout):
+    def thumbnail(self, arrangement):
+        return self.views(arrangement)
+
+
+@fault("layout", "tiles_stand_row_by_row", "2x2 tiles: tile 1 is not to the right of 0")
+class LayoutThatCutsByColumns(SoundLayout):
+    """Cuts column by column."""
+
+    def cut(self, image, transform):
+        first, *rest = super().cut(image, transform)
+        cut = self.arrangement((image.height, image.width))
+        return [first, *(rest[row * cut.columns + column] for column in range(cut.columns) for row in range(cut.rows))]
+
+
+@fault("layout", "tokens_keep_their_order", "an image of 48x48 pixels: token 34 of view 0 stands behind a later one", **DYNAMIC)
+class LayoutThatReadsBackwards(DynamicTiles):
+    def forward(self, features, arrangement):
+        return super().forward(replace(features, tokens=features.tokens.flip(1)), arrangement)
+
+
+@fault("layout", "tokens_keep_their_order", "an image of 48x48 pixels: 1 tokens stand twice", **DYNAMIC)
+class LayoutThatRepeats(DynamicTiles):
+    def forward(self, features, arrangement):
+        tokens = super().forward(features, arrangement)
+        return torch.cat([tokens[1:2], tokens[1:]])
+
+
+@fault(
+    "layout", "tokens_keep_their_order", "`text` has a number for each of 5 views, and they stand in another order", **TAGGED
+)
+class LayoutThatExchangesViews(TaggedTiles):
+    def forward(self, features, arrangement):
+        return super().forward(replace(features, tokens=features.tokens.flip(0)), arrangement)

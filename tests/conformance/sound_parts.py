@@ -7,6 +7,7 @@ from PIL import Image
 from torch import nn
 
 from vlmzoo_connectors.cross_attention import CrossAttention
+from vlmzoo_layouts.anyres import Anyres
 from vlmzoo_registry import DataError, Dataset, Metric, Objective, Rendered, Sample, Span, Template, Turn
 from vlmzoo_registry.component import Component
 from vlmzoo_registry.spec import ComponentSpec
@@ -25,6 +26,7 @@ KINDS = {
         frozenset({"layers"}),
     ),
     "language_model": ("language_model", "part_options:LanguageOptions", {"width": 16, "heads": 2}, frozenset()),
+    "layout": ("layout", "vlmzoo_layouts.config:AnyresConfig", {}, frozenset()),
     "template": ("template", "part_options:NoOptions", {}, frozenset()),
     "objective": ("objective", "part_options:NoOptions", {}, frozenset()),
     "dataset": ("dataset", "part_options:NoOptions", {}, frozenset()),
@@ -69,6 +71,10 @@ class SoundLanguage(ToyLanguage):
         for layer in self.layers:
             hidden = layer(hidden, places.expand_as(ids), visible, None)
         return self.logits(self.norm(hidden))
+
+
+class SoundLayout(Anyres):
+    """LLaVA-NeXT's tiles."""
 
 
 class SoundTemplate(Template):
@@ -143,6 +149,7 @@ SOUND = {
         "connector": SoundConnector,
         "connector with layers": SoundLayers,
         "language_model": SoundLanguage,
+        "layout": SoundLayout,
         "template": SoundTemplate,
         "objective": SoundObjective,
         "dataset": SoundDataset,

@@ -11,6 +11,7 @@ from vlmzoo_registry.testing import (
     dataset_checks,
     language_checks,
     layers_checks,
+    layout_checks,
     metric_checks,
     objective_checks,
     part_checks,
@@ -19,11 +20,21 @@ from vlmzoo_registry.testing import (
 )
 from vlmzoo_registry.testing.check import Check, CheckFunction
 
+LAYOUT_PARTS: tuple[CheckFunction, ...] = (
+    part_checks.builds_on_meta,
+    part_checks.is_deterministic,
+    part_checks.gradients_reach_every_parameter,
+    part_checks.refuses_wrong_shapes,
+    *part_checks.PASSING,
+)
+"""Of the rules for parts, those for a layout: the rows of its input are the views of one image, and no image is another's."""
+
 BATTERIES: dict[str, tuple[CheckFunction, ...]] = {
     "vision_encoder": (*part_checks.CHECKS, *part_checks.RESOLVED, *vision_checks.CHECKS),
     "connector": (*part_checks.CHECKS, *part_checks.PASSING, *connector_checks.CHECKS),
     "connector with layers": (*part_checks.CHECKS, *part_checks.PASSING, *layers_checks.CHECKS),
     "language_model": (*part_checks.CHECKS, *part_checks.PASSING, *part_checks.RESOLVED, *language_checks.CHECKS),
+    "layout": (*LAYOUT_PARTS, *layout_checks.CHECKS),
     "template": template_checks.CHECKS,
     "objective": objective_checks.CHECKS,
     "dataset": dataset_checks.CHECKS,

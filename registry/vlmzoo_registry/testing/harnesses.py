@@ -9,6 +9,7 @@ from vlmzoo_registry.testing.connector_harness import ConnectorHarness
 from vlmzoo_registry.testing.harness import Harness
 from vlmzoo_registry.testing.language_harness import LanguageHarness
 from vlmzoo_registry.testing.layers_harness import LayersHarness
+from vlmzoo_registry.testing.layout_harness import LayoutHarness
 from vlmzoo_registry.testing.tiny import make, tiny_config
 from vlmzoo_registry.testing.vision_harness import VisionHarness
 
@@ -16,7 +17,9 @@ TASKS = {"template": Template, "objective": Objective, "dataset": Dataset, "metr
 
 
 def harness_for(component: Component) -> Harness[Any]:
-    """The harness of a part: a vision encoder, a connector, a language model."""
+    """The harness of a part: a vision encoder, a connector, a layout, a language model."""
+    if component.spec.kind == "layout":
+        return LayoutHarness(component)
     if component.spec.kind == "connector":
         return LayersHarness(component) if "layers" in component.spec.capabilities else ConnectorHarness(component)
     return VisionHarness(component) if component.spec.kind == "vision_encoder" else LanguageHarness(component)
