@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vlmzoo_connectors.config import QFormerConfig
-from vlmzoo_connectors.q_former_layer import QFormerLayer, start_as_bert
+from vlmzoo_connectors.q_former_layer import q_former_layers, start_as_bert
 from vlmzoo_registry import Connector, ConnectorContext, Grid, VisionFeatures, check_tokens
 
 
@@ -25,18 +25,7 @@ class QFormer(Connector):
         self._input_width, self._output_width = context.input.width, context.target_width
         self.queries = nn.Parameter(torch.empty(config.queries, config.width).normal_(std=0.02))
         self.norm = nn.LayerNorm(config.width, eps=config.norm_epsilon)
-        self.layers = nn.ModuleList(
-            QFormerLayer(
-                config.width,
-                context.input.width,
-                heads=config.heads,
-                feedforward_width=config.feedforward_width,
-                norm_epsilon=config.norm_epsilon,
-                crosses=number % config.cross_attention_every == 0,
-                reads=False,
-            )
-            for number in range(config.depth)
-        )
+        self.layers = q_former_layers(config, context.input.width, reads=False)
         self.projection = nn.Linear(config.width, self._output_width)
         start_as_bert(self)
 

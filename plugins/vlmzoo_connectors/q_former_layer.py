@@ -9,6 +9,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vlmzoo_connectors.config import QFormerConfig
+
 
 class PostNormAttention(nn.Module):
     """Attention in BERT's order: attend, add, norm."""
@@ -88,6 +90,22 @@ class QFormerLayer(nn.Module):
             queries = self.cross_attention(queries, tokens)
         text = None if self.text_feedforward is None else self.text_feedforward(hidden[:, count:])
         return self.feedforward(queries), text
+
+
+def q_former_layers(config: QFormerConfig, token_width: int, *, reads: bool) -> nn.ModuleList:
+    """The layers that the options name; with `reads` text runs beside the queries, up to the last layer."""
+    return nn.ModuleList(
+        QFormerLayer(
+            config.width,
+            token_width,
+            heads=config.heads,
+            feedforward_width=config.feedforward_width,
+            norm_epsilon=config.norm_epsilon,
+            crosses=number % config.cross_attention_every == 0,
+            reads=reads and number < config.depth - 1,
+        )
+        for number in range(config.depth)
+    )
 
 
 def start_as_bert(module: nn.Module) -> None:

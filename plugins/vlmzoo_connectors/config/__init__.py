@@ -11,7 +11,13 @@ from vlmzoo_connectors.config.grid import (
     PixelShuffleConfig,
 )
 from vlmzoo_connectors.config.per_token import IdentityConfig, LinearConfig, MlpConfig, NormConfig
-from vlmzoo_connectors.config.queries import CrossAttentionResamplerConfig, PerceiverConfig, QFormerConfig, ResamplerConfig
+from vlmzoo_connectors.config.queries import (
+    CrossAttentionResamplerConfig,
+    InstructedQFormerConfig,
+    PerceiverConfig,
+    QFormerConfig,
+    ResamplerConfig,
+)
 
 __all__ = [
     "Activation",
@@ -22,6 +28,7 @@ __all__ = [
     "CrossAttentionConfig",
     "CrossAttentionResamplerConfig",
     "IdentityConfig",
+    "InstructedQFormerConfig",
     "InterpolateConfig",
     "LdpConfig",
     "LdpV2Config",

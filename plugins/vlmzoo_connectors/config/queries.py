@@ -63,6 +63,19 @@ class QFormerConfig(ComponentConfig):
         return self
 
 
+class InstructedQFormerConfig(QFormerConfig):
+    """Options of `connectors/instructed-q-former`; the defaults are InstructBLIP's.
+
+    `tokenizer` is a pretrained id or a local folder (InstructBLIP's: BERT's with `[DEC]` added, 30523 words); without one there
+    is a token for each byte. `vocabulary` is the number of words that have an embedding, `positions` the longest instruction in
+    tokens.
+    """
+
+    tokenizer: str | None = None
+    vocabulary: Positive = 30523
+    positions: Positive = 512
+
+
 class CrossAttentionResamplerConfig(ComponentConfig):
     """Options of `connectors/cross-attention-resampler`; the defaults are Qwen-VL's.
 

@@ -8,7 +8,7 @@ from vlmzoo_registry.errors import AssemblyError
 from vlmzoo_registry.features import FeatureShape
 from vlmzoo_registry.report import failure
 from vlmzoo_registry.testing.check import CheckFunction, require
-from vlmzoo_registry.testing.connector_harness import SHAPES, ConnectorHarness, contexts, features_of
+from vlmzoo_registry.testing.connector_harness import SHAPES, ConnectorHarness, connected, contexts, features_of
 from vlmzoo_registry.testing.part_checks import ROWS
 from vlmzoo_registry.testing.tiny import tiny_config
 from vlmzoo_registry.vision import VisionFeatures
@@ -82,7 +82,7 @@ def _taken(connector: Connector, shape: FeatureShape) -> tuple[FeatureShape, Vis
     """What is declared for this shape and what comes out; None where it is not taken."""
     try:
         with torch.no_grad():
-            return connector.output_shape(shape), connector(features_of(shape, ROWS))
+            return connector.output_shape(shape), connected(connector, features_of(shape, ROWS))
     except Exception:
         return None
 
@@ -97,7 +97,7 @@ def _crashes(connector: Connector, shape: FeatureShape) -> list[str]:
         return [f"asked what comes out for {shape}: {failure(error)}"]
     try:
         with torch.no_grad():
-            connector(features_of(shape, 1))
+            connected(connector, features_of(shape, 1))
     except Exception as error:
         return [f"`output_shape` takes {shape}, but `forward` does not: {failure(error)}"]
     return []

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vlmzoo_registry.config import ComponentConfig
-from vlmzoo_registry.connector import Connector, ConnectorContext
+from vlmzoo_registry.connector import Connector, ConnectorContext, InstructedConnector
 from vlmzoo_registry.errors import AssemblyError
 from vlmzoo_registry.features import FeatureShape
 from vlmzoo_registry.testing.check import CheckFailure
@@ -16,6 +16,7 @@ from vlmzoo_registry.testing.tiny import make, tiny_config
 from vlmzoo_registry.vision import VisionFeatures
 
 WIDTH, LANGUAGE_WIDTH, LANGUAGE_DEPTH = 12, 20, 3
+INSTRUCTION = "What is in this picture?"
 
 SHAPES = (
     FeatureShape(WIDTH, 16, (4, 4)),
@@ -41,6 +42,14 @@ def contexts() -> Iterator[ConnectorContext]:
 def features_of(shape: FeatureShape, rows: int) -> VisionFeatures:
     """Random features of this shape."""
     return VisionFeatures(torch.randn(rows, shape.count, shape.width), shape.grid, shape.prefix)
+
+
+def connected(connector: Connector, features: VisionFeatures) -> VisionFeatures:
+    """What a connector makes of features; one that reads the instruction is given the same one for every row."""
+    if not isinstance(connector, InstructedConnector):
+        return connector(features)
+    ids = torch.tensor(connector.tokenizer(INSTRUCTION)["input_ids"]).expand(len(features.tokens), -1)
+    return connector(features, ids, torch.ones_like(ids))
 
 
 class ConnectorHarness(PassingHarness[Connector]):
@@ -78,7 +87,7 @@ class ConnectorHarness(PassingHarness[Connector]):
     def outputs(self, part: Connector, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Tokens [B, M, d]."""
         shape = self.context.input
-        return (part(VisionFeatures(inputs[0], shape.grid, shape.prefix)).tokens,)
+        return (connected(part, VisionFeatures(inputs[0], shape.grid, shape.prefix)).tokens,)
 
     def through(self, part: Connector) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
         """The image tokens."""
@@ -90,7 +99,7 @@ class ConnectorHarness(PassingHarness[Connector]):
         shape = self.context.input
 
         def call(*size: int) -> Callable[[], object]:
-            return lambda: part(VisionFeatures(torch.zeros(size), shape.grid, shape.prefix))
+            return lambda: connected(part, VisionFeatures(torch.zeros(size), shape.grid, shape.prefix))
 
         return {
             f"tokens of width {WIDTH + 1} instead of {WIDTH}": call(2, shape.count, WIDTH + 1),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vlmzoo_connectors.plugin import vlmzoo_components
-from vlmzoo_registry import Connector, ConnectorContext, FeatureShape, LayersConnector, VisionFeatures
+from vlmzoo_registry import Connector, ConnectorContext, FeatureShape, InstructedConnector, LayersConnector, VisionFeatures
 
 SPECS = {spec.name: spec for spec in vlmzoo_components()}
 
@@ -21,8 +21,8 @@ def attribute(reference: str):
 def test_names():
     assert sorted(SPECS) == [
         "adaptive-pool", "attention-pool", "average-pool", "c-abstractor", "cross-attention", "cross-attention-resampler",
-        "identity", "interpolate", "ldp", "ldp-v2", "linear", "mlp", "norm", "perceiver", "pixel-shuffle", "q-former",
-        "resampler",
+        "identity", "instructed-q-former", "interpolate", "ldp", "ldp-v2", "linear", "mlp", "norm", "perceiver",
+        "pixel-shuffle", "q-former", "resampler",
     ]  # fmt: skip
 
 
@@ -36,7 +36,11 @@ def test_tiny_instance_keeps_its_word(name):
     if isinstance(connector, LayersConnector):
         assert connector.placement == (0, 1, 2)
     else:
-        assert connector(VisionFeatures(torch.randn(2, 16, 24), (4, 4))).shape == connector.output_shape(context.input)
+        features = VisionFeatures(torch.randn(2, 16, 24), (4, 4))
+        words = torch.ones(2, 3, dtype=torch.long)
+        text = (words, words) if isinstance(connector, InstructedConnector) else ()
+        assert isinstance(connector, InstructedConnector) == ("text" in spec.capabilities)
+        assert connector(features, *text).shape == connector.output_shape(context.input)
 
 
 def test_descriptions_and_options_are_read_without_torch():

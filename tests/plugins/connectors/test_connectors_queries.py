@@ -7,17 +7,25 @@ import pytest
 import torch
 from pydantic import ValidationError
 from torch import nn
-from transformers import Blip2QFormerConfig, Idefics2Config
+from transformers import Blip2QFormerConfig, Idefics2Config, InstructBlipQFormerConfig
 from transformers.models.blip_2.modeling_blip_2 import Blip2QFormerModel
 from transformers.models.idefics2.modeling_idefics2 import Idefics2Connector
+from transformers.models.instructblip.modeling_instructblip import InstructBlipQFormerModel
 
-from vlmzoo_connectors.config import CrossAttentionResamplerConfig, MlpConfig, PerceiverConfig, QFormerConfig
+from vlmzoo_connectors.config import (
+    CrossAttentionResamplerConfig,
+    InstructedQFormerConfig,
+    MlpConfig,
+    PerceiverConfig,
+    QFormerConfig,
+)
 from vlmzoo_connectors.cross_attention_resampler import CrossAttentionResampler
+from vlmzoo_connectors.instructed_q_former import InstructedQFormer
 from vlmzoo_connectors.mlp import mlp
 from vlmzoo_connectors.perceiver import Perceiver
 from vlmzoo_connectors.q_former import QFormer
 from vlmzoo_connectors.sine_positions import resized, sine_positions
-from vlmzoo_registry import AssemblyError, ConnectorContext, FeatureShape, VisionFeatures
+from vlmzoo_registry import AssemblyError, ConnectorContext, DataError, FeatureShape, VisionFeatures
 
 LANGUAGE = 20
 
@@ -193,6 +201,114 @@ def test_q_former_starts_as_bert_and_computes_in_its_own_precision():
         assert torch.equal(ours(given).tokens, ours.projection(exact))
     with pytest.raises(ValidationError, match=r"`heads` \(=5\) must divide `width` \(=64\)"):
         QFormerConfig(width=64, heads=5)
+
+
+# Q-Former that reads
+
+
+def instructed_pair(where, depth=3):
+    config = InstructBlipQFormerConfig(
+        vocab_size=30, hidden_size=16, num_hidden_layers=depth, num_attention_heads=2, intermediate_size=24,
+        encoder_hidden_size=12, max_position_embeddings=8, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    theirs, projection = randomised(InstructBlipQFormerModel(config)), randomised(nn.Linear(16, LANGUAGE))
+    options = InstructedQFormerConfig(
+        queries=5, depth=depth, width=16, heads=2, feedforward_width=24, vocabulary=30, positions=8
+    )
+    ours = InstructedQFormer(options, where)
+    nn.init.normal_(ours.queries)
+    state = {"queries": ours.queries.data}
+    for mine, part in {
+        "words": theirs.embeddings.word_embeddings, "positions": theirs.embeddings.position_embeddings,
+        "norm": theirs.embeddings.layernorm, "projection": projection,
+    }.items():  # fmt: skip
+        state |= {f"{mine}.{kind}": tensor.data for kind, tensor in part.named_parameters()}
+    layer = LAYER | {
+        "text_feedforward.up": "intermediate.dense", "text_feedforward.down": "output.dense",
+        "text_feedforward.norm": "output.LayerNorm",
+    }  # fmt: skip
+    other, used = dict(theirs.encoder.layer.named_parameters()), {}
+    for name, _ in ours.layers.named_parameters():
+        number, rest = name.split(".", 1)
+        part, kind = rest.rsplit(".", 1)
+        used[name] = f"{number}.{layer[part]}.{kind}"
+        state[f"layers.{name}"] = other[used[name]]
+    # What is left out is the feed-forward for words whose result nothing reads.
+    last = f"{depth - 1}."
+    assert {name.rsplit(".", 2)[0] for name in set(other) - set(used.values())} == {f"{last}intermediate", f"{last}output"}
+    ours.load_state_dict(state)
+    return ours.double(), theirs.double(), projection.double(), used
+
+
+def run_instructblip(theirs, projection, queries, tokens, ids, mask):
+    """As `InstructBlipModel.forward` has it: words after the queries, and only the queries come out."""
+    expanded = queries.expand(len(tokens), -1, -1)
+    came = theirs(
+        input_ids=ids,
+        attention_mask=torch.cat([torch.ones(expanded.shape[:2], dtype=torch.long), mask], dim=1),
+        query_embeds=expanded,
+        encoder_hidden_states=tokens,
+        encoder_attention_mask=torch.ones(tokens.shape[:2], dtype=torch.long),
+    )
+    return projection(came[0][:, : queries.shape[0]])
+
+
+def test_instructed_q_former_is_instructblips_with_every_gradient():
+    where = context(prefix=1)
+    ours, theirs, projection, used = instructed_pair(where)
+    given = features(where, torch.float64)
+    ids, mask = torch.randint(30, (2, 6)), torch.ones(2, 6, dtype=torch.long)
+    mask[0, 4:] = 0
+    queries = ours.queries.detach().clone().requires_grad_()
+    expected = run_instructblip(theirs, projection, queries, given.tokens, ids, mask)
+    came = ours(given, ids, mask)
+    torch.testing.assert_close(came.tokens, expected, rtol=1e-10, atol=1e-10)
+    assert came.shape == ours.output_shape(where.input) == FeatureShape(LANGUAGE, 5, None)
+
+    for tokens in (came.tokens, expected):
+        tokens.square().mean().backward()
+    other, mine = dict(theirs.encoder.layer.named_parameters()), dict(ours.layers.named_parameters())
+    for name, theirs_name in used.items():
+        torch.testing.assert_close(mine[name].grad, other[theirs_name].grad, rtol=1e-8, atol=1e-12, msg=name)
+    torch.testing.assert_close(ours.queries.grad, queries.grad, rtol=1e-8, atol=1e-12)
+    for part, embedding in (("words", "word_embeddings"), ("positions", "position_embeddings")):
+        gradient = getattr(theirs.embeddings, embedding).weight.grad
+        torch.testing.assert_close(getattr(ours, part).weight.grad, gradient, rtol=1e-8, atol=1e-12)
+
+
+def test_instructed_q_former_reads_words_in_order_and_no_padding():
+    where = context()
+    ours, *_ = instructed_pair(where)
+    given = features(where, torch.float64)
+    ids, mask = torch.tensor([[3, 4, 5]] * 2), torch.ones(2, 3, dtype=torch.long)
+    came = ours(given, ids, mask).tokens
+    for other in ([[3, 4, 6]] * 2, [[4, 3, 5]] * 2):
+        assert not torch.allclose(ours(given, torch.tensor(other), mask).tokens, came, atol=1e-6)
+    padded, wide = torch.tensor([[3, 4, 5, 9, 9]] * 2), torch.tensor([[1, 1, 1, 0, 0]] * 2)
+    torch.testing.assert_close(ours(given, padded, wide).tokens, came, rtol=1e-12, atol=1e-12)
+    nothing = torch.zeros(2, 0, dtype=torch.long)
+    assert ours(given, nothing, nothing).tokens.shape == came.shape
+
+
+def test_instructed_q_former_says_what_it_cannot_read():
+    tiny = {"width": 16, "heads": 2, "feedforward_width": 8, "depth": 1}
+    ours = InstructedQFormer(InstructedQFormerConfig(**tiny, vocabulary=300, positions=4), context())
+    words = torch.ones(2, 5, dtype=torch.long)
+    with pytest.raises(DataError, match=r"instruction of the batch has 5 tokens, and .* reads 4 \(`positions`\): shorten it"):
+        ours(features(context()), words, words)
+    assert len(ours.tokenizer) == 259
+    few = InstructedQFormer(InstructedQFormerConfig(**tiny, vocabulary=30), context())
+    with pytest.raises(AssemblyError, match=r"has 259 words, and `vocabulary` \(=30\) .* set `vocabulary: 259`"):
+        len(few.tokenizer)
+
+
+def test_instructed_q_former_defaults_are_those_of_instructblip():
+    with torch.device("meta"):
+        ours = InstructedQFormer(InstructedQFormerConfig(vocabulary=30522), context(width=1408, output=None, language=64))
+        theirs = InstructBlipQFormerModel(InstructBlipQFormerConfig())
+    count = sum(parameter.numel() for parameter in theirs.parameters())
+    unread = 2 * 768 * 3072 + 3072 + 768 + 2 * 768  # the last feed-forward for words
+    assert sum(parameter.numel() for parameter in ours.parameters()) == count - unread + 32 * 768 + 768 * 64 + 64
 
 
 # Cross-attention resampler
