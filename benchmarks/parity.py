@@ -14,8 +14,14 @@ import torch
 import transformers
 from torch import Tensor
 from transformers import (
+    Blip2Config,
+    Blip2ForConditionalGeneration,
+    Blip2QFormerConfig,
+    Blip2VisionConfig,
     CLIPVisionConfig,
     GPTNeoXConfig,
+    Idefics2Config,
+    Idefics2ForConditionalGeneration,
     Idefics3Config,
     Idefics3ForConditionalGeneration,
     InternVLConfig,
@@ -24,13 +30,18 @@ from transformers import (
     LlamaConfig,
     LlavaForConditionalGeneration,
     LlavaNextForConditionalGeneration,
+    MistralConfig,
+    MllamaConfig,
+    MllamaForConditionalGeneration,
+    OPTConfig,
     PreTrainedConfig,
     PreTrainedModel,
     Qwen2Config,
     SiglipVisionConfig,
 )
-
+from transformers.models.idefics2.configuration_idefics2 import Idefics2PerceiverConfig, Idefics2VisionConfig
 from transformers.models.idefics3.configuration_idefics3 import Idefics3VisionConfig
+from transformers.models.mllama.configuration_mllama import MllamaTextConfig, MllamaVisionConfig
 
 from vlmzoo import from_transformers
 from vlmzoo.exchange.classes import exchange_of
@@ -69,8 +80,8 @@ GENERATED = 8
 class Case:
     """One published model: its class, what is special about it, and how it is made.
 
-    `images` are those of each row of the batch, `side` is where shorter rows are padded, `first_position` the number that the
-    class gives to the first position (None: it takes no positions).
+    `images` are those of each row of the batch, `side` is where shorter rows are padded, `words_first` whether they begin with
+    words. `first_position` is the number that the class gives to the first position; None: it takes no positions.
     """
 
     name: str
@@ -79,6 +90,7 @@ class Case:
     images: tuple[int, ...] = (1, 2)
     side: Literal["left", "right"] = "left"
     first_position: int | None = 0
+    words_first: bool = True
 
 
 @dataclass(frozen=True)
@@ -153,6 +165,70 @@ def idefics3(text: PreTrainedConfig) -> Callable[[], PreTrainedModel]:
     )
 
 
+def idefics2() -> PreTrainedModel:
+    """An Idefics2, whose keys and values are shared by two heads each."""
+    perceiver = {
+        "hidden_size": 48,
+        "resampler_n_latents": 5,
+        "resampler_depth": 2,
+        "resampler_n_heads": 4,
+        "resampler_head_dim": 8,
+        "num_key_value_heads": 2,
+    }
+    return shaken(
+        Idefics2ForConditionalGeneration(
+            Idefics2Config(
+                vision_config=Idefics2VisionConfig(**TOWER),
+                perceiver_config=Idefics2PerceiverConfig(**perceiver),
+                text_config=MistralConfig(**TEXT),
+                image_token_id=IMAGE,
+            )
+        )
+    )
+
+
+def blip2() -> PreTrainedModel:
+    """A BLIP-2 with OPT."""
+    former = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 40, "vocab_size": 50}
+    text = {"hidden_size": 48, "word_embed_proj_dim": 48, "ffn_dim": 96, "num_hidden_layers": 3, "num_attention_heads": 4}
+    return shaken(
+        Blip2ForConditionalGeneration(
+            Blip2Config(
+                vision_config=Blip2VisionConfig(**TOWER),
+                qformer_config=Blip2QFormerConfig(**former),
+                text_config=OPTConfig(**text, vocab_size=300, pad_token_id=1, bos_token_id=2, eos_token_id=2),
+                num_query_tokens=6,
+                image_token_index=IMAGE,
+            )
+        )
+    )
+
+
+def mllama(cross: list[int], tiles: int, ratios: list[list[int]]) -> Callable[[], PreTrainedModel]:
+    """A Llama 3.2 Vision; its embedding has eight rows more than its head, the first for the image."""
+    tower = {key: value for key, value in TOWER.items() if key != "num_attention_heads"}
+    vision = {
+        "attention_heads": 4,
+        "num_global_layers": 1,
+        "intermediate_layers_indices": [0, 2],
+        "vision_output_dim": 96,
+        "max_num_tiles": tiles,
+        "supported_aspect_ratios": ratios,
+    }
+    rope = {"rope_type": "default", "rope_theta": 10000.0}
+    return lambda: shaken(
+        MllamaForConditionalGeneration(
+            MllamaConfig(
+                vision_config=MllamaVisionConfig(**tower, **vision),
+                text_config=MllamaTextConfig(
+                    **{**TEXT, "num_hidden_layers": 5}, rope_parameters=rope, cross_attention_layers=cross
+                ),
+                image_token_index=300,
+            )
+        )
+    )
+
+
 GRIDS = {"image_grid_pinpoints": [[32, 64], [64, 32], [64, 64]]}
 
 CASES = (
@@ -174,10 +250,17 @@ CASES = (
         side="right",
     ),
     Case("InternVL", "last layer", internvl()),
-    Case("InternVL", "norm behind the last layer, RMSNorm in the tower", internvl(use_mean_pooling=False, norm_type="rms_norm")),
+    Case(
+        "InternVL", "norm behind the last layer, RMSNorm in the tower", internvl(use_mean_pooling=False, norm_type="rms_norm")
+    ),
     Case("InternVL", "layer -2", internvl(-2), images=(3, 0), side="right"),
     Case("Idefics3", "Llama", idefics3(LlamaConfig(**TEXT))),
     Case("Idefics3", "Llama with tied embeddings", idefics3(LlamaConfig(**TEXT, tie_word_embeddings=True)), side="right"),
+    Case("Idefics2", "Mistral", idefics2),
+    Case("Blip2", "OPT", blip2, first_position=None),
+    Case("Mllama", "one tile, words before the image", mllama([1, 3], 1, [[1, 1]]), images=(1, 1)),
+    Case("Mllama", "one tile, several images", mllama([1, 3], 1, [[1, 1]]), words_first=False, side="right"),
+    Case("Mllama", "two tiles, words before the image", mllama([0, 3], 2, [[1, 1], [1, 2], [2, 1]]), images=(1, 1)),
 )
 
 
@@ -186,9 +269,10 @@ def measure(case: Case) -> Result:
     published = case.make()
     zoo = from_transformers(published)
     exchange = exchange_of(published)
-    batch = trial_batch(zoo, case.images, side=case.side)
+    batch = trial_batch(zoo, case.images, side=case.side, words_first=case.words_first)
     labels = batch["input_ids"].masked_fill(batch["input_ids"] == zoo.config.image_token_id, -100)
-    labels = labels.masked_fill(batch["attention_mask"] == 0, -100)
+    # At padding, and so at what would be learnt from it, both may give what they like.
+    labels = labels.masked_fill(batch["attention_mask"].cumsum(1) <= 1, -100).masked_fill(batch["attention_mask"] == 0, -100)
     inputs = exchange.inputs(batch, published.config)
     if case.first_position is not None:
         # Counted from the mask, as generation does it; some classes count padding too where they are not told.
@@ -200,7 +284,7 @@ def measure(case: Case) -> Result:
     real = batch["attention_mask"].bool()
     vocabulary = theirs.logits.shape[-1]
     gradients = gradient_differences(published, zoo, exchange.names(published.config).to_zoo)
-    padded = batch if case.side == "left" else trial_batch(zoo, case.images, side="left")
+    padded = batch if case.side == "left" else trial_batch(zoo, case.images, side="left", words_first=case.words_first)
     return Result(
         name=case.name,
         what=case.what,

@@ -2,11 +2,14 @@
 
 from transformers import PreTrainedModel
 
+from vlmzoo.exchange.blip2 import Blip2Exchange
 from vlmzoo.exchange.exchange import Exchange
+from vlmzoo.exchange.idefics2 import Idefics2Exchange
 from vlmzoo.exchange.idefics3 import Idefics3Exchange
 from vlmzoo.exchange.internvl import InternVLExchange
 from vlmzoo.exchange.llava import LlavaExchange
 from vlmzoo.exchange.llava_next import LlavaNextExchange
+from vlmzoo.exchange.mllama import MllamaExchange
 from vlmzoo_registry import ConfigError
 
 EXCHANGES: tuple[Exchange, ...] = (
@@ -14,6 +17,9 @@ EXCHANGES: tuple[Exchange, ...] = (
     LlavaNextExchange(),
     InternVLExchange(),
     Idefics3Exchange(),
+    Idefics2Exchange(),
+    Blip2Exchange(),
+    MllamaExchange(),
 )
 
 

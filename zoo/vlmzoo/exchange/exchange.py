@@ -35,6 +35,11 @@ class Exchange(ABC):
     pattern: ClassVar[Pattern]
 
     @property
+    def reads_words_first(self) -> bool:
+        """Whether what the class computes for words before the first image depends on these words alone; it should."""
+        return True
+
+    @property
     def name(self) -> str:
         """What messages call the class."""
         return self.published.__name__.removesuffix("ForConditionalGeneration")

@@ -99,7 +99,7 @@ def _exported(exchange: Exchange, model: VLM) -> Exported:
     published.generation_config = deepcopy(model.generation_config)
     was_training = model.training
     model.eval()
-    found = difference(exchange, published, model, trial_batch(model))
+    found = difference(exchange, published, model, trial_batch(model, words_first=exchange.reads_words_first))
     found.check(exchange.name)
     processor = None
     if model.processor is not None:

@@ -67,6 +67,8 @@ def from_transformers(
     if not overrides:
         was_training = model.training
         model.eval()
-        difference(exchange, model, vlm, trial_batch(vlm)).check(exchange.published.__name__)
+        difference(exchange, model, vlm, trial_batch(vlm, words_first=exchange.reads_words_first)).check(
+            exchange.published.__name__
+        )
         model.train(was_training)
     return vlm

@@ -41,8 +41,17 @@ class Difference:
             )
 
 
-def trial_batch(model: VLM, images: Sequence[int] = (1, 1), *, side: Literal["left", "right"] = "right") -> dict[str, Tensor]:
-    """Rows of random ids with so many images of noise each, every image between words; shorter rows are padded on `side`."""
+def trial_batch(
+    model: VLM,
+    images: Sequence[int] = (1, 1),
+    *,
+    side: Literal["left", "right"] = "right",
+    words_first: bool = True,
+) -> dict[str, Tensor]:
+    """Rows of random ids with so many images of noise each, words between them; shorter rows are padded on `side`.
+
+    With `words_first` a row begins with a word, else with its first image.
+    """
     generator = torch.Generator().manual_seed(0)
     token = model.config.image_token_id
     cut = _arrangement(model)
@@ -51,9 +60,11 @@ def trial_batch(model: VLM, images: Sequence[int] = (1, 1), *, side: Literal["le
     vocabulary = min(token, model.language.text_config.vocab_size)
     rows = []
     for number, count in enumerate(images):
-        words = [torch.randint(0, vocabulary, (1 + number + place % 2,), generator=generator) for place in range(count + 1)]
-        last = torch.randint(0, vocabulary, (6,), generator=generator)
-        rows.append(torch.cat([piece for word in words[:-1] for piece in (word, slots)] + [words[-1], last]))
+        pieces = []
+        for place in range(count):
+            length = 1 + number + place % 2 if place or words_first else 0
+            pieces += [torch.randint(0, vocabulary, (length,), generator=generator), slots]
+        rows.append(torch.cat([*pieces, torch.randint(0, vocabulary, (6 + number,), generator=generator)]))
     batch = {
         "input_ids": pad_rows(rows, 0, side=side),
         "attention_mask": pad_rows([torch.ones_like(row) for row in rows], 0, side=side),
