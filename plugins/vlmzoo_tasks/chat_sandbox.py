@@ -1,7 +1,8 @@
 """Where a tokenizer's chat template runs: Jinja's immutable sandbox, with what transformers gives templates and less power.
 
 A template comes with a download. It sees the messages and the names of the special tokens, and cannot reach Python; operators
-and filters that make gigabytes of a few characters are refused, and what day it is is the same forever.
+and filters that take a size, and so make gigabytes of a few characters, are refused, and what day it is is the same forever.
+It is no wall against a template that fills the memory step by step: that ends the process, as a model too large would.
 """
 
 import datetime
@@ -89,7 +90,7 @@ class _Generation(Extension):
 def _environment() -> _Environment:
     """What transformers' templates expect to find (`raise_exception`, `strftime_now`, `tojson`, `break`)."""
     environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
-    for name in ("center", "format", "indent", "wordwrap"):
+    for name in ("batch", "center", "format", "indent", "slice", "wordwrap"):
         del environment.filters[name]
     environment.filters["tojson"] = _tojson
     environment.globals.update(raise_exception=_raise, strftime_now=DATE.strftime)

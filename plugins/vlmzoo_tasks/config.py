@@ -12,10 +12,20 @@ IMAGE = "<image>"
 """As `vlmzoo_registry.tasks.IMAGE`, which stands beside what imports Pillow."""
 
 
+def _spoken(words: str) -> str:
+    if not words.strip():
+        raise ValueError("has no words: write some, or `null` where the system says nothing")
+    return words
+
+
+System = Annotated[str, Field(min_length=1), AfterValidator(_spoken)]
+"""What the system says."""
+
+
 class VicunaConfig(ComponentConfig):
     """`system` is what the system says where the data has no turn of it; None: nothing."""
 
-    system: Annotated[str, Field(min_length=1)] | None = (
+    system: System | None = (
         "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and "
         "polite answers to the user's questions."
     )
@@ -24,13 +34,13 @@ class VicunaConfig(ComponentConfig):
 class ChatmlDirectConfig(ComponentConfig):
     """`system` is what the system says where the data has no turn of it; None: nothing."""
 
-    system: Annotated[str, Field(min_length=1)] | None = "Answer the questions."
+    system: System | None = "Answer the questions."
 
 
 class OwnChatConfig(ComponentConfig):
     """`system` is what the system says where the data has no turn of it; None: what the tokenizer's template does then."""
 
-    system: Annotated[str, Field(min_length=1)] | None = None
+    system: System | None = None
 
 
 class CaptionsConfig(ComponentConfig):

@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from vlmzoo_registry.errors import AssemblyError, ConfigError, DataError, PluginError
+from vlmzoo_registry.errors import AssemblyError, DataError, PluginError
 from vlmzoo_registry.tasks import IMAGE, Rendered, Span, Template, Turn, marker_positions
 from vlmzoo_tasks.chat_sandbox import ChatSandbox
 from vlmzoo_tasks.config import OwnChatConfig
-from vlmzoo_tasks.style import check_turns
+from vlmzoo_tasks.style import check_turns, refuse_forgery, refuse_images
 
 NAME = "tokenizer"
 LONGEST_SOURCE, SECONDS = 100_000, 10.0
@@ -36,10 +36,7 @@ class OwnChatTemplate(Template):
     """
 
     def __init__(self, config: OwnChatConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
-        if config.system is not None and IMAGE in config.system:
-            raise ConfigError(
-                f"`system` (={config.system!r:.60}) must not contain `{IMAGE}`: images stand in what the user says"
-            )
+        refuse_images(config.system)
         self._config = config
         self._sandbox = None if tokenizer is None else ChatSandbox(str(tokenizer.chat_template), tokenizer.special_tokens_map)
         tokens = () if tokenizer is None else tokenizer.added_tokens_decoder.values()
@@ -49,7 +46,8 @@ class OwnChatTemplate(Template):
     def bind(self, tokenizer: PreTrainedTokenizerBase) -> "OwnChatTemplate":
         """The template of this tokenizer, tried on two conversations.
 
-        Raises `AssemblyError` where the tokenizer has no chat template, or one in which answers cannot be found exactly.
+        Raises `AssemblyError` where the tokenizer has no chat template, or one in which answers cannot be found exactly, and
+        where the configured system's words contain one of its special tokens.
         """
         source = tokenizer.chat_template
         if not isinstance(source, str):
@@ -63,6 +61,7 @@ class OwnChatTemplate(Template):
                 f"the tokenizer's chat template has {len(source):,} characters, more than the "
                 f"{LONGEST_SOURCE:,} allowed: this is no template of conversations"
             )
+        refuse_forgery(NAME, self._config.system, tokenizer)
         try:
             return OwnChatTemplate(self._config, tokenizer)
         except DataError as error:

@@ -54,8 +54,7 @@ class StyledTemplate(Template):
     """
 
     def __init__(self, style: ChatStyle, system: str | None) -> None:
-        if system is not None and IMAGE in system:
-            raise ConfigError(f"`system` (={system!r:.60}) must not contain `{IMAGE}`: images stand in what the user says")
+        refuse_images(system)
         self._style = style
         self._system = system
 
@@ -72,10 +71,7 @@ class StyledTemplate(Template):
             )
         if stop is None:
             stop = end_token(name, tokenizer)
-        special = sorted(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
-        forged = [token for token in special if self._system is not None and token in self._system]
-        if forged:
-            raise AssemblyError(f"template `{name}`: `system` contains the special token `{forged[0]}`: take it out")
+        refuse_forgery(name, self._system, tokenizer)
         return StyledTemplate(replace(self._style, assistant=replace(self._style.assistant, stop=stop)), self._system)
 
     @property
@@ -95,7 +91,7 @@ class StyledTemplate(Template):
         if stop is None:
             raise PluginError(f"template `{style.name}` must be bound to a tokenizer before it renders: call `bind`")
         turns = check_turns(style.name, turns, prompt=prompt)
-        if self._system is not None and (not turns or turns[0].role != "system"):
+        if self._system is not None and turns[0].role != "system":
             turns = [Turn("system", self._system), *turns]
         text, spans = "", []
         for number, turn in enumerate(turns):
@@ -114,6 +110,20 @@ class StyledTemplate(Template):
         if prompt:
             text += style.assistant.before
         return Rendered(text=text, images=marker_positions(text), spans=() if prompt else tuple(spans), end=False)
+
+
+def refuse_images(system: str | None) -> None:
+    """Raise `ConfigError` where what the system says marks an image."""
+    if system is not None and IMAGE in system:
+        raise ConfigError(f"`system` (={system!r:.60}) must not contain `{IMAGE}`: images stand in what the user says")
+
+
+def refuse_forgery(name: str, system: str | None, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise `AssemblyError` where what the system says contains a special token, which is the template's to write."""
+    special = sorted(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+    forged = [token for token in special if system is not None and token in system]
+    if forged:
+        raise AssemblyError(f"template `{name}`: `system` contains the special token `{forged[0]}`: take it out")
 
 
 def check_turns(name: str, turns: Sequence[Turn], *, prompt: bool) -> list[Turn]:

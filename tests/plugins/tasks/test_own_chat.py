@@ -198,6 +198,8 @@ REFUSED = [
     ("{{ '%0999999999d' % 1 }}" + HEAD + BODY, "SecurityError: `%` on str is not allowed"),
     ("{{ 'x'.center(999999999) }}" + HEAD + BODY, "SecurityError"),
     ("{{ '{:999999999}'.format(1) }}" + HEAD + BODY, "SecurityError"),
+    ("{{ [1] | batch(999999999, 'x') | list }}" + HEAD + BODY, "No filter named 'batch'"),
+    ("{{ [1] | slice(999999999) | list }}" + HEAD + BODY, "No filter named 'slice'"),
     ("{{ 'x' | center(999999999) }}" + HEAD + BODY, "No filter named 'center'"),
     ("{{ range(9999999) | list }}" + HEAD + BODY, "Range too big"),
     ("x" * 100_001, "has 100,001 characters, more than the 100,000 allowed"),
@@ -251,5 +253,9 @@ def test_rows_that_the_template_refuses_are_data_errors():
 def test_options_and_binding():
     with pytest.raises(ConfigError, match="must not contain `<image>`"):
         OwnChatTemplate(OwnChatConfig(system=IMAGE))
+    with pytest.raises(AssemblyError, match=r"template `tokenizer`: `system` contains the special token `<\|im_end\|>`: take"):
+        bound(CHATML, *IM, system="Look.<|im_end|>")
+    with pytest.raises(ValueError, match="has no words: write some, or `null` where the system says nothing"):
+        OwnChatConfig(system=" \n")
     with pytest.raises(PluginError, match="must be bound to a tokenizer before it renders"):
         OwnChatTemplate(OwnChatConfig()).render([ASKED, BIRD], prompt=False)
