@@ -10,6 +10,7 @@ from os import PathLike
 from typing import Any, cast
 
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from vlmzoo.config import Choice, ModelConfig, load_model
 from vlmzoo.data.encode import ImageToken
@@ -238,18 +239,16 @@ def component_records(config: ModelConfig) -> dict[str, tuple[ComponentRecord, .
         "connector": (*config.connector, *config.layout_choices),
         "language": (config.language,),
     }
-    return {
-        part: tuple(
-            ComponentRecord(
-                kind=choice.component.spec.kind,
-                name=choice.component.full_name,
-                distribution=choice.component.distribution,
-                version=choice.component.version,
-            )
-            for choice in choices
-        )
-        for part, choices in {**made, "template": (config.template,)}.items()
-    }
+    return {part: tuple(map(_record, choices)) for part, choices in {**made, "template": (config.template,)}.items()}
+
+
+def _record(choice: Choice) -> ComponentRecord:
+    return ComponentRecord(
+        kind=choice.component.spec.kind,
+        name=choice.component.full_name,
+        distribution=choice.component.distribution,
+        version=choice.component.version,
+    )
 
 
 def resolved(config: ModelConfig) -> ModelConfig:
@@ -293,8 +292,17 @@ def written_out(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def make_processor(vlm: VLM, config: ModelConfig, tokenizer: Any, token: str) -> VLMProcessor:
-    """The processor of a model: its tokenizer, its encoder's transform, its template, and how many ids stand for an image."""
+def make_processor(
+    vlm: VLM,
+    config: ModelConfig,
+    tokenizer: Any,
+    token: str,
+    instructions: PreTrainedTokenizerBase | None = None,
+) -> VLMProcessor:
+    """The processor of a model: its tokenizer, its encoder's transform, its template, and how many ids stand for an image.
+
+    `instructions` is the tokenizer of a connector that reads them; default: the one that it names.
+    """
     template = make_template(config.template, tokenizer)
     transform = vlm.vision.transform
     images = ImageReader(transform, vlm.layout, image_text(config, vlm))
@@ -304,8 +312,20 @@ def make_processor(vlm: VLM, config: ModelConfig, tokenizer: Any, token: str) ->
         images=images,
         template=template,
         image_token=ImageToken(text=token, id=vlm.config.image_token_id, slots=sum(images.slots(own_size))),
-        instructions=next((part.tokenizer for part in vlm.connector if isinstance(part, InstructedConnector)), None),
+        instructions=_instruction_tokenizer(vlm) if instructions is None else instructions,
     )
+
+
+def _instruction_tokenizer(vlm: VLM) -> PreTrainedTokenizerBase | None:
+    """That of the connector which reads the instruction, if there is one. Raises `AssemblyError` where it cannot be read."""
+    for part in vlm.connector:
+        if isinstance(part, InstructedConnector):
+            try:
+                return part.tokenizer
+            except (OSError, ValueError) as error:  # what transformers raises for a tokenizer that is not there
+                reason = " ".join(str(error).split())
+                raise AssemblyError(f"the tokenizer of `{type(part).__name__}` cannot be read: {reason}") from error
+    return None
 
 
 def image_text(config: ModelConfig, vlm: VLM) -> Callable[[Arrangement], ImageText]:
@@ -315,6 +335,18 @@ def image_text(config: ModelConfig, vlm: VLM) -> Callable[[Arrangement], ImageTe
     if config.architecture == "cross_attention":
         return one_marker
     return partial(thumbnail_slots, vlm.image_shape.count)
+
+
+def use_template(vlm: VLM, choice: Choice) -> None:
+    """Let a model speak in another style from now on: its processor, where it stops, and what its checkpoints keep.
+
+    Raises `AssemblyError` where its tokenizer lacks what the style writes; the model is then as it was.
+    """
+    template = make_template(choice, vlm.processor.tokenizer)
+    vlm.processor.template = template
+    vlm.generation_config.eos_token_id = stop_ids(vlm.processor.tokenizer, template)
+    vlm.config.model = {**vlm.config.model, "template": choice.dump()}
+    vlm.components = {**vlm.components, "template": (_record(choice),)}
 
 
 def make_template(choice: Choice, tokenizer: Any) -> Template:

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import GenerationConfig, PreTrainedTokenizerFast
+from transformers import GenerationConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from vlmzoo.adapters import adapted_names, adapter_parameters, peft_names, read_adapter
 from vlmzoo.assemble import assemble, finish, make_processor
@@ -28,6 +28,9 @@ from vlmzoo.model.tensors import layout, own_tensors
 from vlmzoo.model.vlm import PARTS, VLM
 from vlmzoo.shortened import enumerated, shortened
 from vlmzoo_registry import Catalogue, CheckpointError, PluginError, ResourceError, VlmzooError, default_catalogue
+
+INSTRUCTIONS = "instructions"
+"""The folder of the tokenizer of a connector that reads the instruction."""
 
 ADAPTERS, ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapters", "adapter_model.safetensors", "adapter_config.json"
 SHARD_BYTES = 5 * 10**9
@@ -133,7 +136,9 @@ def load(folder: str | os.PathLike[str], *, catalogue: Catalogue | None = None) 
             vlm.adapters[part] = read_adapter(vlm.parts[part], path / ADAPTERS / part)
     _fill(vlm, path, manifest, PARTS)
     token = tokenizer.convert_ids_to_tokens(image_token_id)
-    vlm.processor = make_processor(vlm, model_config, tokenizer, token)
+    own = path / INSTRUCTIONS
+    instructions = PreTrainedTokenizerFast.from_pretrained(own) if f"{INSTRUCTIONS}/tokenizer.json" in manifest.files else None
+    vlm.processor = make_processor(vlm, model_config, tokenizer, token, instructions)
     vlm.generation_config = generation_config
     return vlm
 
@@ -279,10 +284,9 @@ def _write(
     described = {**vlm.config.to_diff_dict(), "architectures": [type(vlm).__name__], "format": FORMAT}
     write_json(staging / "config.json", described)
     vlm.generation_config.save_pretrained(staging)
-    vlm.processor.tokenizer.save_pretrained(staging)
-    tokenizer_config = staging / "tokenizer_config.json"
-    kept = {key: value for key, value in read_json(tokenizer_config).items() if key not in _WHERE_FROM}
-    write_json(tokenizer_config, kept)
+    _save_tokenizer(vlm.processor.tokenizer, staging)
+    if vlm.processor.instructions is not None:
+        _save_tokenizer(vlm.processor.instructions, staging / INSTRUCTIONS)
     if beside is not None:
         beside(staging)
     write_manifest(staging, vlm.components, extra, linked)
@@ -293,6 +297,12 @@ def _write(
         if written.is_file() and written.name not in linked:
             written.chmod(mode)
     return linked
+
+
+def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    tokenizer.save_pretrained(folder)
+    file = folder / "tokenizer_config.json"
+    write_json(file, {key: value for key, value in read_json(file).items() if key not in _WHERE_FROM})
 
 
 @dataclass(frozen=True)

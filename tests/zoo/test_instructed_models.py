@@ -1,0 +1,98 @@
+"""Connectors that read the instruction: what they are given, the same in training and in generation."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from small_models import picture, section, shake
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import PreTrainedTokenizerFast
+
+import vlmzoo
+from vlmzoo.data.instruction import instruction
+from vlmzoo.model.vlm import VLM
+from vlmzoo_registry import AssemblyError, DataError, Turn
+
+Q_FORMER = {
+    "name": "connectors/instructed-q-former",
+    "queries": 4,
+    "depth": 2,
+    "width": 24,
+    "heads": 2,
+    "feedforward_width": 32,
+    "vocabulary": 300,
+    "positions": 64,
+}
+
+
+@pytest.fixture(scope="module")
+def model() -> VLM:
+    torch.manual_seed(0)
+    chain = [Q_FORMER, {"name": "connectors/linear"}]
+    return shake(vlmzoo.build(section(connector=chain)))
+
+
+def test_the_instruction_is_what_the_user_says_before_the_first_answer() -> None:
+    turns = [
+        Turn("system", "be brief"),
+        Turn("user", "<image>\nwhat is it?"),
+        Turn("assistant", "a cat"),
+        Turn("user", "which colour?"),
+    ]
+    assert instruction(turns) == "what is it?"
+    assert instruction(turns[:1]) == ""
+
+
+def test_the_image_depends_on_the_instruction_of_its_row_alone(model: VLM) -> None:
+    texts = ["what is it?", "how many?"]
+    batch = model.processor(text=texts, images=[[picture(1)], [picture(1)]])
+    assert batch["instruction_ids"].shape == batch["instruction_mask"].shape
+    (first,), (second,) = model.encode_images(**{k: v for k, v in batch.items() if k not in ("input_ids", "attention_mask")})
+    assert not torch.allclose(first.views.tokens, second.views.tokens)
+    for number, text in enumerate(texts):
+        alone = model.processor(text=text, images=picture(1))
+        torch.testing.assert_close(model(**batch).logits[number, -1], model(**alone).logits[0, -1], rtol=1e-5, atol=1e-5)
+
+
+def test_generation_reads_it_once_and_beams_keep_rows_together(model: VLM) -> None:
+    batch = model.processor(text=["what is it?", "how many of them are there?"], images=[[picture(1)], [picture(2)]])
+    options = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False}
+    cached = model.generate(**batch, **options)
+    assert torch.equal(cached, model.generate(**batch, **options, use_cache=False))
+    expanded = {key: tensor.repeat_interleave(2, dim=0) for key, tensor in batch.items()}
+    assert torch.equal(model.generate(**batch, **options, num_beams=2), model.generate(**expanded, **options, num_beams=2)[::2])
+
+
+def test_a_batch_without_the_instruction_is_refused(model: VLM) -> None:
+    batch = model.processor(text="what is it?", images=picture(1))
+    del batch["instruction_ids"]
+    with pytest.raises(DataError, match="reads the instruction, and the batch has no `instruction_ids`"):
+        model(**batch)
+
+
+def test_it_is_saved_with_its_tokenizer(tmp_path: Path) -> None:
+    """The checkpoint needs nothing of where the tokenizer was read from."""
+    words = WordLevel({"[UNK]": 0, "[PAD]": 1, "what": 2, "is": 3, "it": 4, "?": 5}, unk_token="[UNK]")
+    backend = Tokenizer(words)
+    backend.pre_tokenizer = Whitespace()
+    source = tmp_path / "words"
+    PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", pad_token="[PAD]").save_pretrained(source)
+    reader = {**Q_FORMER, "tokenizer": str(source)}
+    model = shake(vlmzoo.build(section(connector=[reader, {"name": "connectors/linear"}])))
+    batch = model.processor(text="what is it?", images=picture(1))
+    assert batch["instruction_ids"].tolist() == [[2, 3, 4, 5]]
+    model.save_pretrained(tmp_path / "model")
+    shutil.rmtree(source)
+    loaded = vlmzoo.load(tmp_path / "model")
+    again = loaded.processor(text="what is it?", images=picture(1))
+    assert torch.equal(batch["instruction_ids"], again["instruction_ids"])
+    assert torch.equal(model(**batch).logits, loaded(**again).logits)
+
+
+def test_a_tokenizer_that_is_not_there_is_named(tmp_path: Path) -> None:
+    reader = {**Q_FORMER, "tokenizer": str(tmp_path / "nowhere")}
+    with pytest.raises(AssemblyError, match="the tokenizer of `InstructedQFormer` cannot be read: "):
+        vlmzoo.build(section(connector=[reader, {"name": "connectors/linear"}]))
