@@ -69,7 +69,8 @@ class MllamaExchange(Exchange):
             raise AssemblyError(
                 "the zoo's blocks stand before a decoder layer each",
                 [
-                    f"`cross_attention_layers` (={text.cross_attention_layers}): behind each of them must come one of the {depth} other layers"
+                    f"`cross_attention_layers` (={text.cross_attention_layers}): behind each must come one of the {depth} "
+                    "other layers"
                 ],
             )
         decoder = {
