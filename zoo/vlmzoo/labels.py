@@ -105,7 +105,7 @@ def labels(
     return Labels(
         stage=chosen.name,
         objective=chosen.objective.component.full_name,
-        template=plan.model.template.component.full_name,
+        template=(chosen.template or plan.model.template).component.full_name,
         samples=len(data),
         image_slots=collate.image_token.slots,
         rows=tuple(rows),

@@ -109,7 +109,7 @@ def plan(
     model, stages, published = _load(config, overrides, catalogue)
     with offline(), torch.device("meta"), _noted() as notes:
         parts = assemble(model, described=True)
-        notes += _meet_tokenizer(model, parts)
+        notes += _meet_tokenizer(model, stages, parts)
         weights = _weights(model, parts)  # before adapters come on top
         images = _images(model, parts, published)
         trained = _train(parts, stages, images[0])
@@ -129,8 +129,8 @@ def _noted() -> Iterator[list[str]]:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
-def _meet_tokenizer(model: ModelConfig, parts: Parts) -> tuple[str, ...]:
-    """Give the embedding the rows that `build` gives it, and try the template; or say why that is not known here."""
+def _meet_tokenizer(model: ModelConfig, stages: Sequence[StageConfig], parts: Parts) -> tuple[str, ...]:
+    """Give the embedding the rows that `build` gives it, and try the templates; or say why that is not known here."""
     try:
         tokenizer = parts.language.tokenizer
     except (OSError, ValueError) as error:  # what transformers raises for a tokenizer that is not there
@@ -139,7 +139,8 @@ def _meet_tokenizer(model: ModelConfig, parts: Parts) -> tuple[str, ...]:
             f"the tokenizer cannot be read on this machine ({reason}): rows that its image token adds are not counted, and "
             "whether it has what the template writes is not known",
         )
-    make_template(model.template, tokenizer)
+    for choice in (model.template, *(stage.template for stage in stages if stage.template is not None)):
+        make_template(choice, tokenizer)
     find_image_token(tokenizer, parts.layout.control_tokens)
     parts.language.resize(len(tokenizer))
     return ()

@@ -131,7 +131,8 @@ def _cell(grid: GridConfig, combination: Combination, seed: int, collate: Collat
         return Cell(combination, seed, recipe, None, grid.budget.seconds)
     # What a sample counts depends on the words alone: cells that differ in other parts share the count.
     model = combination.recipe.model
-    words = [model.language.dump(), model.template.dump(), stage.objective.dump(), [choice.dump() for choice in stage.data]]
+    template = stage.template or model.template
+    words = [model.language.dump(), template.dump(), stage.objective.dump(), [choice.dump() for choice in stage.data]]
     counts = _counts(known, json.dumps(words), stage, collate)
     length = length_of(counts, stage.batch_size, seed, grid.budget)
     return Cell(combination, seed, with_steps(recipe, length.steps), length, None)

@@ -16,7 +16,7 @@ MODEL_PARTS = {
 }
 """The kind of component under each key of `model:`; `vision` and `connector` are lists of them."""
 
-STAGE_PARTS = {"objective": "objective", "data": "dataset"}
+STAGE_PARTS = {"objective": "objective", "data": "dataset", "template": "template"}
 """The kind of component under each key of a stage; `data` is a list of them."""
 
 EVALUATE_PARTS = {"data": "dataset", "metrics": "metric"}
@@ -30,9 +30,10 @@ def spell_out_recipe(node: Node) -> None:
         spell_out_model(model)
     stages = node.child("stages")
     for _, stage in stages.items() if stages is not None else ():
-        objective, data = stage.child("objective"), stage.child("data")
-        if objective is not None:
-            _name(objective)
+        data = stage.child("data")
+        for part in (stage.child("objective"), stage.child("template")):
+            if part is not None:
+                _name(part)
         if data is not None and isinstance(data.value, list):
             for dataset in data.value:
                 _name(dataset)

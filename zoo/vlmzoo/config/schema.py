@@ -37,6 +37,7 @@ def recipe_schema(catalogue: Catalogue | None = None) -> Schema:
     model["layout"]["anyOf"] = [{"$ref": "#/$defs/layout"}, {"type": "null"}]
     model["template"]["$ref"] = "#/$defs/template"
     stage["objective"]["$ref"] = "#/$defs/objective"
+    stage["template"]["anyOf"] = [{"$ref": "#/$defs/template"}, {"type": "null"}]
     stage["data"]["items"] = {"$ref": "#/$defs/dataset"}
 
     # What `conflicts` says, as far as a schema can.

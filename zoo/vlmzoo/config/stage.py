@@ -117,6 +117,11 @@ class StageConfig(Section):
     data: Annotated[tuple[Choice, ...], Field(strict=False, min_length=1)] = Field(
         description="The datasets (`vlmzoo list --kind dataset`)."
     )
+    template: Choice | None = Field(
+        default=None,
+        description="The style of conversation in this stage (`vlmzoo list --kind template`), with which its checkpoint then "
+        "speaks. Default: the model's.",
+    )
     train: dict[PartName, AnyTrainPart] = Field(
         description="The parts that train, and how: `vision`, `connector`, `language`. A part not named is frozen."
     )

@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from rich.console import Console
 
+from vlmzoo.assemble import use_template
 from vlmzoo.checkpoint import Unchanged, save
 from vlmzoo.config import Recipe, StageConfig
 from vlmzoo.data import SampleStream
@@ -88,6 +89,7 @@ def fit(
     main = accelerator.is_main_process
     shown = console if main else None
     seed_draws(recipe.seed, stage.name, "begin")  # adapters start at random
+    use_template(model, stage.template or recipe.model.template)
     states = set_trainable(model, {str(part): settings for part, settings in stage.train.items()})
     rows_of_parts = parts_rows(states, component_names(recipe))
     if shown is not None:

@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 
+from vlmzoo.assemble import make_template
 from vlmzoo.config import StageConfig
 from vlmzoo.data import Collator
 from vlmzoo.model.vlm import VLM
@@ -50,11 +51,15 @@ def stage_samples(stage: StageConfig) -> Samples:
 
 
 def make_collator(model: VLM, stage: StageConfig) -> Collator:
-    """What turns the samples of a stage into batches for this model, to train on or to ask about."""
+    """What turns the samples of a stage into batches for this model, to train on or to ask about.
+
+    Raises `AssemblyError` where the tokenizer lacks what the stage's template writes.
+    """
+    tokenizer = model.processor.tokenizer
     return Collator(
         objective=stage.objective.make(Objective),
-        template=model.processor.template,
-        tokenizer=model.processor.tokenizer,
+        template=model.processor.template if stage.template is None else make_template(stage.template, tokenizer),
+        tokenizer=tokenizer,
         image_token=model.processor.image_token,
         images=model.processor.images,
         max_length=_max_length(model),

@@ -106,6 +106,8 @@ def train(
     set_seed(plan.seed)
     data = {stage.name: stage_samples(stage) for stage in plan.stages[finished:]}
     model, origin = _begin(plan, root, results, catalogue)
+    for stage in plan.stages[finished:]:
+        make_collator(model, stage)  # a style that the tokenizer cannot write is refused before anything trains
     for number, stage in enumerate(plan.stages[finished:]):
         folder = root / stage.name
         require_space(model, folder)
