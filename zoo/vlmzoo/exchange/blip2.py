@@ -15,6 +15,7 @@ from vlmzoo.exchange.names import Names
 from vlmzoo.exchange.sections import spelt_out
 from vlmzoo.model.vlm import VLM
 from vlmzoo_registry import AssemblyError
+from vlmzoo_registry.tasks import IMAGE
 
 _ATTENTION = {
     "attention.query": "query",
@@ -121,6 +122,10 @@ class Blip2Exchange(Exchange):
         if "pixel_values" in batch:
             inputs["pixel_values"] = batch["pixel_values"][batch["image_mask"]]
         return inputs
+
+    def prompt(self, text: str, image_token: str) -> str:
+        """Without a marker: the processor writes the image before everything else, the beginning of the text too."""
+        return text.replace(IMAGE, "")
 
     def processor(self, model: VLM, config: PreTrainedConfig) -> Blip2Processor:
         """It writes the image before the text, whatever the text says."""

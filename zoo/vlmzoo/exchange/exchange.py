@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 from vlmzoo.exchange.image_processors import transform_options
 from vlmzoo.exchange.names import Names
 from vlmzoo.model.vlm import VLM
+from vlmzoo_registry.tasks import IMAGE
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,10 @@ class Exchange(ABC):
     @abstractmethod
     def inputs(self, batch: Mapping[str, Tensor], config: PreTrainedConfig) -> dict[str, Tensor]:
         """A zoo batch in the form in which the class takes it."""
+
+    def prompt(self, text: str, image_token: str) -> str:
+        """What the processor is given of a prompt in which `<image>` marks the images. Default: its own marker there."""
+        return text.replace(IMAGE, image_token)
 
     @abstractmethod
     def processor(self, model: VLM, config: PreTrainedConfig) -> ProcessorMixin:

@@ -5,25 +5,21 @@ from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
 from vlmzoo.durable import replaced_folder
 from vlmzoo.exchange.classes import EXCHANGES
 from vlmzoo.exchange.exchange import Exchange
 from vlmzoo.exchange.names import fill
+from vlmzoo.exchange.question import question_difference, same_question
 from vlmzoo.exchange.sections import component_differences, option_differences, spelt_out
-from vlmzoo.exchange.trial import Difference, apart, difference, in_type, trial_batch
+from vlmzoo.exchange.trial import difference, trial_batch
 from vlmzoo.model.tensors import own_tensors
 from vlmzoo.model.vlm import VLM
-from vlmzoo_registry import AssemblyError, CheckpointError, Turn
-from vlmzoo_registry.tasks import IMAGE
+from vlmzoo_registry import AssemblyError, CheckpointError
 
-_QUESTION = "What is this?"
 _PIXELS = 1e-5
+"""How far the pixels of the two processors may be apart: they are made by the same library."""
 
 
 @dataclass(frozen=True)
@@ -104,43 +100,8 @@ def _exported(exchange: Exchange, model: VLM) -> Exported:
     processor = None
     if model.processor is not None:
         processor = exchange.processor(model, config)
-        found = max(found, _through_processors(exchange, published, processor, model), key=lambda one: one.largest)
+        own, theirs = same_question(exchange, processor, model, config, pixels=_PIXELS)
+        found = max(found, question_difference(published, model, own, theirs), key=lambda one: one.largest)
         found.check(exchange.name)
     model.train(was_training)
     return Exported(published, processor, found.largest)
-
-
-def _through_processors(exchange: Exchange, published: PreTrainedModel, processor: ProcessorMixin, model: VLM) -> Difference:
-    """An image and a question through both processors, then both models. Raises `AssemblyError` where the inputs differ."""
-    zoo = model.processor
-    transform = model.vision.transform
-    noise = np.random.default_rng(0).integers(0, 256, (transform.height + 9, 2 * transform.width - 5, 3), dtype=np.uint8)
-    image = Image.fromarray(noise)
-    own = zoo(text=IMAGE + _QUESTION, images=image)
-    prompt = zoo.template.render([Turn("user", IMAGE + _QUESTION)], prompt=True).text
-    theirs = dict(processor(text=[prompt.replace(IMAGE, zoo.image_token.text)], images=[image], return_tensors="pt"))
-    wanted = exchange.inputs(own, published.config)
-    reasons = [
-        f"`{name}`: {reason}"
-        for name in wanted.keys() | theirs.keys()
-        if (reason := _unlike(wanted.get(name), theirs.get(name))) is not None
-    ]
-    if reasons:
-        raise AssemblyError(f"the processor of {exchange.name} makes other inputs than the zoo model's", sorted(reasons))
-    device = model.device
-    with torch.inference_mode():
-        logits = model(**{name: tensor.to(device) for name, tensor in own.items()}).logits
-        inputs = in_type({name: tensor.to(device) for name, tensor in theirs.items()}, published.dtype)
-        return apart(logits, published(**inputs).logits)
-
-
-def _unlike(own: Tensor | None, theirs: Tensor | None) -> str | None:
-    """How two inputs differ beyond rounding; None where they do not."""
-    if own is None or theirs is None:
-        return "only transformers has it" if own is None else "only the zoo has it"
-    if own.shape != theirs.shape:
-        return f"{list(theirs.shape)}, and the zoo has {list(own.shape)}"
-    apart = (own.double() - theirs.double()).abs().max().item()
-    if apart > (_PIXELS if own.is_floating_point() else 0):
-        return f"differs from the zoo's by {apart:.3g}"
-    return None

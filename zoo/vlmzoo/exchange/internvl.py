@@ -2,11 +2,20 @@
 
 from collections.abc import Mapping
 from copy import deepcopy
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from torch import Tensor
-from transformers import InternVLConfig, InternVLForConditionalGeneration, InternVLProcessor, PreTrainedConfig, ProcessorMixin
+from transformers import (
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    InternVLProcessor,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+    ProcessorMixin,
+)
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+from transformers.models.internvl.video_processing_internvl import InternVLVideoProcessor
 
 from vlmzoo.exchange import architectures
 from vlmzoo.exchange.exchange import Exchange, Pattern
@@ -99,24 +108,23 @@ class InternVLExchange(Exchange):
         return inputs
 
     def processor(self, model: VLM, config: PreTrainedConfig) -> InternVLProcessor:
-        """The tokenizer is told the names of the tokens that the processor asks it for."""
+        """The tokenizer is told the names of the tokens that the processor asks it for; films are no business of the zoo."""
         transform, layout = model.vision.transform, model.config.model["layout"]
-        tokenizer = deepcopy(model.processor.tokenizer)
-        named = {
-            "start_image_token": "<img>",
-            "end_image_token": "</img>",
-            "context_image_token": model.processor.image_token.text,
-            "video_token": model.processor.image_token.text,
-        }
-        tokenizer.add_special_tokens({"extra_special_tokens": named})
+        size = {"height": transform.height, "width": transform.width}
+        token = model.processor.image_token.text
+        named = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": token, "video_token": token}
+        with TemporaryDirectory() as folder:
+            model.processor.tokenizer.save_pretrained(folder)
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, extra_special_tokens=named)
         return InternVLProcessor(
             image_processor=GotOcr2ImageProcessorPil(
                 crop_to_patches=True,
                 min_patches=layout["min_tiles"],
                 max_patches=layout["max_tiles"],
-                size={"height": transform.height, "width": transform.width},
+                size=size,
                 **processor_options(transform),
             ),
             tokenizer=tokenizer,
+            video_processor=InternVLVideoProcessor(size=size, **processor_options(transform)),
             image_seq_length=config.image_seq_length,
         )

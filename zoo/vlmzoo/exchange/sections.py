@@ -8,7 +8,7 @@ from vlmzoo.config import load_model
 from vlmzoo.exchange.exchange import Pattern
 from vlmzoo_registry import Catalogue
 
-NOT_ARITHMETIC = ("name", "model", "dtype", "attention", "tokenizer", "mean", "std", "interpolation", "resize")
+NOT_ARITHMETIC = ("name", "model", "dtype", "attention", "tokenizer", "mean", "std", "interpolation", "resize", "crop_fraction")
 """Options of a part that do not change what it computes: where it comes from, its types, and how its inputs are prepared."""
 
 _ABSENT = "absent"

@@ -11,10 +11,14 @@ from vlmzoo.assemble import assemble, finish, make_processor
 from vlmzoo.config import load_model
 from vlmzoo.exchange.classes import exchange_of
 from vlmzoo.exchange.names import fill
+from vlmzoo.exchange.question import same_question
 from vlmzoo.exchange.trial import difference, trial_batch
 from vlmzoo.model.tensors import own_tensors
 from vlmzoo.model.vlm import VLM
 from vlmzoo_registry import Catalogue, ConfigError
+
+_PIXELS = 0.05
+"""How far pixels may be apart: two grey levels, as the libraries that scale images round differently."""
 
 _TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
@@ -42,8 +46,9 @@ def from_transformers(
             model computes is then another thing, and is not compared.
         catalogue: where the parts are found; default: all that is installed.
 
-    Raises `ConfigError` for another class, `AssemblyError` with every reason why the zoo has no such parts or where logits
-    differ, `CheckpointError` with every tensor that has no place.
+    Raises `ConfigError` for another class; `AssemblyError` with every reason why the zoo has no such parts, where logits
+    differ, and where the processors make other inputs of the same image and text; `CheckpointError` with every tensor that has
+    no place.
     """
     exchange = exchange_of(model)
     section = exchange.section(model.config)
@@ -64,6 +69,8 @@ def from_transformers(
     if processor is not None:
         tokenizer: Any = processor.tokenizer
         vlm.processor = make_processor(vlm, config, tokenizer, tokenizer.convert_ids_to_tokens(model.config.image_token_id))
+        if not overrides:
+            same_question(exchange, processor, vlm, model.config, pixels=_PIXELS)
     if not overrides:
         was_training = model.training
         model.eval()
