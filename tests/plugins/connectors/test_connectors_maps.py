@@ -124,7 +124,7 @@ def test_attention_pool_with_one_head_and_no_mixing_is_the_weighted_mean_of_its_
 
 @pytest.mark.parametrize(("width", "hidden"), [(12, 16), (16, 16)])
 def test_c_abstractor_is_honeybees_over_timms_blocks(width, hidden):
-    where = context(width=width, grid=(5, 5))
+    where = context(width=width, grid=(5, 4))
     options = CAbstractorConfig(grid=(2, 2), depth=2, hidden_width=hidden)
     ours = randomised(c_abstractor(options, where)).double()
     stage = partial(RegStage, 2, stride=1, dilation=1, act_layer=nn.SiLU, norm_layer=LayerNorm2d)
@@ -215,3 +215,11 @@ def test_published_counts_of_tokens(factory, options, count):
     with torch.device("meta"):
         built = factory(options, context(width=1024, grid=(24, 24), language=64))
     assert built.token_count((24, 24), 576) == count
+
+
+@pytest.mark.parametrize(("factory", "options", "millions"), [(ldp, LdpConfig(), 18.94), (ldp_v2, LdpV2Config(), 6.32)])
+def test_published_counts_of_parameters(factory, options, millions):
+    """MobileVLM V2 (arXiv:2402.03766) compares both projectors, between CLIP ViT-L and MobileLLaMA-1.4B."""
+    with torch.device("meta"):
+        built = factory(options, context(width=1024, grid=(24, 24), language=2048))
+    assert round(sum(parameter.numel() for parameter in built.parameters()) / 1e6, 2) == millions
