@@ -7,19 +7,20 @@ logits (Gemma 2's soft cap, Granite's and Cohere's scale) are found by running t
 from collections.abc import Sequence
 from functools import cached_property
 from inspect import signature
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.masking_utils import create_masks_for_generate
 
 from vlmzoo_registry import AssemblyError, ConfigError, LanguageModel, check_tokens
 from vlmzoo_registry.byte_tokenizer import BYTE_TOKENS, byte_tokenizer
 from vlmzoo_transformers.config import CausalLMConfig
-from vlmzoo_transformers.logit_head import LogitHead, LogitTransform, find_logit_transform
+from vlmzoo_transformers.logit_head import find_head, plain_head
 from vlmzoo_transformers.pretrained import architecture, torch_dtype, written_out
-from vlmzoo_transformers.trace import find_layers, find_list, on_meta, record_calls
+from vlmzoo_transformers.trace import find_backbone, find_layers, find_list, on_meta, probe, record_calls, run_backbone
 
 
 class TransformersCausalLM(LanguageModel):
@@ -40,8 +41,16 @@ class TransformersCausalLM(LanguageModel):
         except ValueError as error:
             raise ConfigError(f"transformers builds no causal language model of `{resolved.model_type}`: {error}") from error
         self.model.eval()
-        # Without values (a plan) there are no logits to look at; nothing asks for the head then.
-        self._transform = LogitTransform() if on_meta(self.model) else find_logit_transform(self.model)
+        if torch.get_default_device() == torch.device("meta"):
+            self.model.to("meta")  # some families make parameters out of values of their own
+        # Without values (a plan) there are no logits to look at; nothing asks for the head then, nor for positions.
+        if on_meta(self.model):
+            self._head, self._first_position = plain_head(self.model), 0
+        else:
+            hidden, self._first_position = run_backbone(self.model, self._backbone)
+            self._head = find_head(self.model, self._backbone, hidden)
+            if config.prefix != "none":
+                self._prove_prefix()
 
     @classmethod
     def resolve(cls, config: CausalLMConfig) -> CausalLMConfig:
@@ -84,12 +93,15 @@ class TransformersCausalLM(LanguageModel):
     @property
     def head(self) -> nn.Module:
         """The output layer, with the scale or soft cap the family applies after it."""
-        linear = self.model.get_output_embeddings()
-        return linear if self._transform == LogitTransform() else LogitHead(linear, self._transform)
+        return self._head.head(self.model)
+
+    @property
+    def _backbone(self) -> nn.Module:
+        return find_backbone(self.model)
 
     @cached_property
     def _layers_path(self) -> str | None:
-        backbone = self.model.base_model
+        backbone = self._backbone
         meta = on_meta(self.model)
         # Making a mask looks at values in some families, and a meta tensor has none: there a finished mask is tried too.
         for mask in (None, torch.zeros(1, 1, 3, 3, device="meta")) if meta else (None,):
@@ -101,7 +113,9 @@ class TransformersCausalLM(LanguageModel):
 
             try:
                 with torch.no_grad():
-                    return find_layers(backbone, record_calls(backbone, forward), self.width)
+                    calls = record_calls(backbone, forward)
+                # [B, S, d], nothing else: some families carry several streams of hidden states from layer to layer.
+                return find_layers(backbone, [call for call in calls if call.input and len(call.input) == 3], self.width)
             except (RuntimeError, ValueError):
                 if not meta:
                     raise
@@ -117,7 +131,12 @@ class TransformersCausalLM(LanguageModel):
                 f"`{self.text_config.model_type}`: no single list of layers that one forward calls once each, in order, from "
                 "hidden states to hidden states; cross-attention needs one (use `architecture: unified`)"
             )
-        return list(self.model.base_model.get_submodule(self._layers_path))
+        return list(self._backbone.get_submodule(self._layers_path))
+
+    @property
+    def prefix(self) -> Literal["none", "optional", "required"]:
+        """As the config says; a family that cannot is refused when it is built."""
+        return self._config.prefix
 
     def resize(self, rows: int) -> None:
         """Add embedding rows, and head rows, as the mean of the old ones; a tied head stays tied."""
@@ -141,19 +160,56 @@ class TransformersCausalLM(LanguageModel):
         attention_mask: Int[Tensor, "B T"] | None = None,
         position_ids: Int[Tensor, "B S"] | None = None,
         cache: Cache | None = None,
+        prefix_mask: Bool[Tensor, "B S"] | None = None,
     ) -> Float[Tensor, "B S d"]:
         """Hidden states before the head. Families without position ids (ALiBi) take the positions from the mask."""
         check_tokens("transformers/causal-lm", "embeddings", embeddings, self.width)
         options: dict[str, Any] = {}
+        if position_ids is None and self._first_position:
+            # Such a family counts from the embeddings alone, as if nothing were in the cache.
+            past = 0 if cache is None else cache.get_seq_length()
+            position_ids = past + torch.arange(embeddings.shape[1], device=embeddings.device).expand(embeddings.shape[:2])
         if position_ids is not None and self._takes_positions:
-            options["position_ids"] = position_ids
-        return self.model.base_model(
+            options["position_ids"] = position_ids + self._first_position
+        return self._backbone(
             inputs_embeds=embeddings,
-            attention_mask=attention_mask,
+            attention_mask=attention_mask
+            if prefix_mask is None
+            else self._masks(embeddings, attention_mask, cache, prefix_mask),
             past_key_values=cache,
             use_cache=cache is not None,
             **options,
         ).last_hidden_state
+
+    def _masks(
+        self,
+        embeddings: Float[Tensor, "B S d"],
+        attention_mask: Int[Tensor, "B T"] | None,
+        cache: Cache | None,
+        prefix_mask: Bool[Tensor, "B S"],
+    ) -> Any:
+        """Finished masks, one for each kind of layer (sliding windows), as transformers' own PaliGemma makes them."""
+        return create_masks_for_generate(
+            config=self.text_config,
+            inputs_embeds=embeddings,
+            attention_mask=attention_mask,
+            past_key_values=cache,
+            block_sequence_ids=torch.where(prefix_mask, 0, -1),  # what is in block 0 sees all of it, -1 is causal
+        )
+
+    def _prove_prefix(self) -> None:
+        """Raises `ConfigError` unless a prefix is seen both ways: not every family takes finished masks."""
+        name = self.text_config.model_type
+        embeddings = probe(self.model)
+        other = torch.cat([embeddings[:, :1], 1 - embeddings[:, 1:]], dim=1)
+        both = torch.ones(1, 2, dtype=torch.bool, device=embeddings.device)
+        try:
+            with torch.no_grad():
+                one, two = (self.decode(given, prefix_mask=both)[:, 0] for given in (embeddings, other))
+        except Exception as error:
+            raise ConfigError(f"`prefix`: `{name}` takes no mask that opens a prefix to both sides: {error}") from error
+        if torch.equal(one, two):
+            raise ConfigError(f"`prefix`: `{name}` stays causal under a mask that opens a prefix to both sides")
 
     def reference_logits(self, ids: Int[Tensor, "B S"]) -> Float[Tensor, "B S V"]:
         """What transformers' own forward gives for ids."""
@@ -161,4 +217,4 @@ class TransformersCausalLM(LanguageModel):
 
     @cached_property
     def _takes_positions(self) -> bool:
-        return "position_ids" in signature(self.model.base_model.forward).parameters
+        return "position_ids" in signature(self._backbone.forward).parameters

@@ -64,3 +64,8 @@ class CausalLMConfig(PretrainedConfig):
     attention: Literal["eager", "sdpa", "flash_attention_2", "flex_attention"] | None = Field(
         default=None, description="The attention implementation; default: the best that transformers has for the family."
     )
+    prefix: Literal["none", "optional", "required"] = Field(
+        default="none",
+        description="Whether what stands before the answer sees itself in both directions: never, where it is asked for, or "
+        "always (PaliGemma).",
+    )

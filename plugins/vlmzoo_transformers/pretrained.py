@@ -1,5 +1,6 @@
 """Where transformers parts come from: a hub id, a folder, or an architecture written out."""
 
+import json
 from typing import Any
 
 import torch
@@ -52,7 +53,9 @@ def tower_config(config: PreTrainedConfig) -> PreTrainedConfig:
 def written_out(config: PreTrainedConfig) -> dict[str, Any]:
     """An architecture as the plain `config:` mapping that builds it again."""
     fields = {key: value for key, value in config.to_diff_dict().items() if key not in _PROVENANCE}
-    return {"model_type": config.model_type, **fields}
+    # Through JSON, which is what a checkpoint keeps: some configs have numbers as keys.
+    written: dict[str, Any] = json.loads(json.dumps({"model_type": config.model_type, **fields}))
+    return written
 
 
 def torch_dtype(name: str) -> torch.dtype:

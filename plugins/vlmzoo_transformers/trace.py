@@ -11,6 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from vlmzoo_registry import PluginError
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,51 @@ def find_list(model: nn.Module, length: int) -> str | None:
 def _outermost(names: list[str]) -> str | None:
     outer = [name for name in names if not any(name.startswith(f"{other}.") for other in names if other != name)]
     return outer[0] if len(outer) == 1 else None
+
+
+def find_backbone(model: PreTrainedModel) -> nn.Module:
+    """The model without its head: transformers' own `base_model`, or the only pretrained model inside where that is the whole.
+
+    Raises `PluginError` where there is neither.
+    """
+    if model.base_model is not model:
+        return model.base_model
+    inside = [child for child in model.children() if isinstance(child, PreTrainedModel)]
+    if len(inside) != 1:
+        raise PluginError(f"`{model.config.model_type}`: no part of it gives hidden states without logits")
+    return inside[0]
+
+
+def run_backbone(model: PreTrainedModel, backbone: nn.Module) -> tuple[Tensor, int]:
+    """The hidden states of the probe's embeddings, and the number that the family gives to the first position.
+
+    That number is the first of the consecutive ones that some embedding is asked for (RoBERTa counts its table from behind the
+    padding's row); 0 where no embedding is (rotary positions).
+    """
+    asked: list[int] = []
+
+    def record(module: nn.Module, args: tuple[Any, ...]) -> None:
+        numbers = first_tensor(args)
+        if numbers is not None and numbers.dtype == torch.long and numbers.numel() == 2:
+            first, second = numbers.flatten().tolist()
+            asked.extend([first] if second == first + 1 else [])
+
+    tables = [module for module in backbone.modules() if type(module) is nn.Embedding]
+    handles = [table.register_forward_pre_hook(record) for table in tables]
+    try:
+        with torch.no_grad():
+            hidden = backbone(inputs_embeds=probe(model), use_cache=False).last_hidden_state
+    finally:
+        for handle in handles:
+            handle.remove()
+    return hidden, asked[0] if asked else 0
+
+
+def probe(model: PreTrainedModel) -> Tensor:
+    """Two random embeddings [1, 2, d], the same every time: zeros would hide a scale, and the global generator is not ours."""
+    width = model.get_input_embeddings().weight.shape[1]
+    drawn = torch.randn(1, 2, width, generator=torch.Generator().manual_seed(0), device="cpu")
+    return drawn.to(device=model.device, dtype=model.dtype)
 
 
 def on_meta(module: nn.Module) -> bool:

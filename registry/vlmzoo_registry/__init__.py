@@ -26,6 +26,7 @@ from vlmzoo_registry.suggest import did_you_mean, nearest
 
 if TYPE_CHECKING:
     from vlmzoo_registry.connector import Connector, ConnectorContext, DecoderBlock, InstructedConnector, LayersConnector
+    from vlmzoo_registry.embedding_scales import EmbeddingScales, measure_embedding_scales
     from vlmzoo_registry.inputs import check_pixels, check_tokens, check_views
     from vlmzoo_registry.language import LanguageModel
     from vlmzoo_registry.layout import Arrangement, ImageLayout, ImageSize, ImageText, LayoutContext
@@ -39,6 +40,8 @@ _LAZY = {
     "DecoderBlock": "connector",
     "InstructedConnector": "connector",
     "LayersConnector": "connector",
+    "EmbeddingScales": "embedding_scales",
+    "measure_embedding_scales": "embedding_scales",
     "LanguageModel": "language",
     "Arrangement": "layout",
     "ImageLayout": "layout",
@@ -79,6 +82,7 @@ __all__ = [
     "DataError",
     "Dataset",
     "DecoderBlock",
+    "EmbeddingScales",
     "FeatureShape",
     "Grid",
     "ImageLayout",
@@ -110,6 +114,7 @@ __all__ = [
     "default_catalogue",
     "did_you_mean",
     "hookimpl",
+    "measure_embedding_scales",
     "nearest",
 ]
 

@@ -36,7 +36,8 @@ def builds_on_meta(component: Component) -> None:
     elsewhere = [name for name, tensor in twin.named_parameters() if tensor.device.type != "meta"]
     require(not elsewhere, "parameters that have values all the same", elsewhere)
     with torch.device("meta"):
-        require_same_declaration(harness.declared(twin), harness.declared(part))
+        declared = harness.declared(twin)
+    require_same_declaration(declared, harness.declared(part))
 
 
 def is_deterministic(component: Component) -> None:

@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from vlmzoo_registry import AssemblyError, ConfigError, PluginError
 from vlmzoo_registry.byte_tokenizer import BYTE_TOKENS, byte_tokenizer
 from vlmzoo_transformers.causal_lm import TransformersCausalLM
 from vlmzoo_transformers.config import CausalLMConfig
-from vlmzoo_transformers.logit_head import LogitTransform, find_logit_transform
-from vlmzoo_transformers.trace import find_layers, record_calls
+from vlmzoo_transformers.logit_head import LogitTransform, find_head
+from vlmzoo_transformers.trace import find_backbone, find_layers, record_calls, run_backbone
 
 IDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "vocab_size": 300}
 PLAIN = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4} | IDS
@@ -31,6 +31,19 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "bloom": {"hidden_size": 32, "n_layer": 3, "n_head": 4} | IDS,
     "granite": GROUPED | {"embedding_multiplier": 12.0, "logits_scaling": 8.0},
     "cohere": GROUPED | {"logit_scale": 0.25},
+    "bert": PLAIN | {"is_decoder": True},  # a layer of its own before the output layer
+    "roberta": PLAIN | {"is_decoder": True},  # and positions that begin behind the padding's row
+    "electra": PLAIN | {"is_decoder": True, "embedding_size": 32},  # two modules, one after the other
+    "minicpm3": PLAIN
+    | {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8}
+    | {"num_key_value_heads": 4},  # hidden states are divided before they enter the output layer
+}
+HEADS: dict[str, tuple[tuple[str, ...], float]] = {
+    "opt": (("lm_head",), 1.0),
+    "bert": (("cls",), 1.0),
+    "roberta": (("lm_head",), 1.0),
+    "electra": (("generator_predictions", "generator_lm_head"), 1.0),
+    "minicpm3": (("lm_head",), 256 / 32),
 }
 TRANSFORMS = {
     "gemma2": LogitTransform(cap=30.0),
@@ -64,7 +77,7 @@ def test_embeddings_decode_and_head_are_the_models_own_forward(family: str, ids:
         hidden = language.decode(language.embedding(ids), attention_mask=mask, position_ids=positions)
         logits = language.head(hidden)
     assert torch.equal(logits, expected)
-    assert language._transform == TRANSFORMS.get(family, LogitTransform())
+    assert language._head.transform == TRANSFORMS.get(family, LogitTransform())
     assert len(language.decoder_layers) == 3
     assert hidden.shape[-1] == language.width == 32
 
@@ -149,6 +162,12 @@ def test_resize_keeps_old_rows_and_the_tie_and_starts_new_ones_at_the_mean(tied:
     assert language.embedding.weight.shape[0] == 303
 
 
+def head_of(model: Any) -> Any:
+    """The way from the backbone's hidden states to the logits."""
+    hidden, _ = run_backbone(model, find_backbone(model))
+    return find_head(model, find_backbone(model), hidden)
+
+
 def test_a_logit_function_of_another_kind_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Planted: logits that are squared after the output layer."""
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **GROUPED)).eval()
@@ -161,7 +180,7 @@ def test_a_logit_function_of_another_kind_is_refused(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(model, "forward", squared)
     with pytest.raises(PluginError, match="by a function that is neither a scale nor a soft cap"):
-        find_logit_transform(model)
+        head_of(model)
 
 
 def test_a_scale_before_a_soft_cap_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,9 +193,43 @@ def test_a_scale_before_a_soft_cap_is_found(monkeypatch: pytest.MonkeyPatch) -> 
         return output
 
     monkeypatch.setattr(model, "forward", bent)
-    found = find_logit_transform(model)
+    found = head_of(model).transform
     assert found.cap == pytest.approx(20)
     assert found.scale == pytest.approx(0.5, rel=1e-5)
+
+
+def test_what_enters_the_output_layer_by_another_way_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted: hidden states that are squared on their way."""
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **GROUPED)).eval()
+    hidden, _ = run_backbone(model, model.model)
+    model.lm_head.register_forward_pre_hook(lambda module, args: (args[0] ** 2,))
+    with pytest.raises(
+        PluginError, match="`llama`: its output layer `lm_head` does not get the backbone's `last_hidden_state`"
+    ):
+        find_head(model, model.model, hidden)
+
+
+@pytest.mark.parametrize("family", HEADS)
+def test_what_stands_before_the_output_layer_belongs_to_the_head(family: str) -> None:
+    found = TransformersCausalLM(config(family))._head
+    assert found.modules == HEADS[family][0]
+    assert found.entry == pytest.approx(HEADS[family][1], rel=1e-5)
+
+
+def test_positions_are_counted_as_the_family_counts_them(ids: torch.Tensor) -> None:
+    """RoBERTa's table begins behind the padding's row; zoo positions begin at 0, also behind a cache."""
+    language = TransformersCausalLM(config("roberta"))
+    assert language._first_position == 1
+    assert TransformersCausalLM(config("gpt2"))._first_position == 0
+    with torch.no_grad():
+        for parameter in language.parameters():
+            parameter.mul_(4)
+        expected = language.reference_logits(ids)
+        given = language.head(language.decode(language.embedding(ids), position_ids=torch.arange(9).expand(2, -1)))
+        cache = DynamicCache(config=language.text_config)
+        pieces = [language.head(language.decode(language.embedding(piece), cache=cache)) for piece in ids.split(5, dim=1)]
+    assert torch.equal(given, expected)
+    assert (torch.cat(pieces, dim=1) - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
 class Shared(nn.Module):
