@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vlmzoo_registry import FeatureShape, ImageTransform, VisionEncoder, VisionFeatures, check_pixels
+from vlmzoo_registry import AssemblyError, FeatureShape, Grid, ImageTransform, VisionEncoder, VisionFeatures, check_pixels
 from vlmzoo_toy.config import ToyVisionConfig
 
 
@@ -52,12 +52,19 @@ class ToyVision(VisionEncoder):
     @property
     def output_shape(self) -> FeatureShape:
         """One token for each patch, and the class token where it is kept."""
-        side, prefix = (
-            self.config.image_size // self.config.patch,
-            int(self.config.class_token and self.config.prefix == "keep"),
-        )
+        return self.shape_at((self.config.image_size, self.config.image_size))
+
+    def shape_at(self, size: tuple[int, int]) -> FeatureShape:
+        """The same for a view of any size in whole patches; raises `AssemblyError` for another."""
+        patch = self.config.patch
+        if min(size) < patch or size[0] % patch or size[1] % patch:
+            raise AssemblyError(
+                f"`toy/vision` takes views whose sides are multiples of `patch` (={patch}), not {size[0]}x{size[1]}"
+            )
+        rows, columns = size[0] // patch, size[1] // patch
+        prefix = int(self.config.class_token and self.config.prefix == "keep")
         width = self.config.width * len(self._tapped)
-        return FeatureShape(width=width, count=side * side + prefix, grid=(side, side), prefix=prefix)
+        return FeatureShape(width=width, count=rows * columns + prefix, grid=(rows, columns), prefix=prefix)
 
     @property
     def transform(self) -> ImageTransform:
@@ -72,15 +79,26 @@ class ToyVision(VisionEncoder):
 
     def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> VisionFeatures:
         """Encode a batch of transformed images."""
-        check_pixels("toy/vision", pixels, self.config.image_size, self.config.image_size)
+        own = self.config.image_size
+        size = (pixels.shape[2], pixels.shape[3]) if pixels.ndim == 4 else (own, own)
+        check_pixels("toy/vision", pixels, *size)
+        shape = self.shape_at(size)
         tokens = self.patches(pixels).flatten(2).transpose(1, 2)  # B N D
         if self.class_token is not None:
             tokens = torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], dim=1)  # B 1+N D
-        tokens = tokens + self.positions
+        tokens = tokens + self._positions_at((size[0] // self.config.patch, size[1] // self.config.patch))
         outputs = []
         for block in self.blocks:
             tokens = block(tokens)
             outputs.append(tokens)
         features = torch.cat([self.norm(outputs[layer]) for layer in self._tapped], dim=2)  # B 1+N len(layers)*D
-        shape = self.output_shape
         return VisionFeatures(features[:, features.shape[1] - shape.count :], shape.grid, shape.prefix)
+
+    def _positions_at(self, grid: Grid) -> Float[Tensor, "N D"]:
+        """The learned positions, interpolated to another grid."""
+        side = self.config.image_size // self.config.patch
+        if grid == (side, side):
+            return self.positions
+        places = self.positions[int(self.config.class_token) :].unflatten(0, (side, side)).permute(2, 0, 1)[None]
+        resized = functional.interpolate(places, grid, mode="bilinear", align_corners=False)[0].flatten(1).T
+        return torch.cat([self.positions[: int(self.config.class_token)], resized])

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from sound_parts import SOUND, SoundLanguage, SoundVision, described
+from sound_parts import SOUND, SoundLanguage, SoundLayout, SoundVision, described
 
 from vlmzoo.conformance import PLACES, check_component, model_checks, survives_saving_in_a_model
 from vlmzoo_registry import ImageTransform
@@ -62,12 +62,26 @@ class ForgetsItsPreprocessing(SoundVision):
         return ImageTransform(size, size, mean=(self.mean,) * 3, std=(0.5, 0.5, 0.5))
 
 
+class KeepsTheEndsOfRows(SoundLayout):
+    """Ends its rows with random numbers that are saved nowhere."""
+
+    def __init__(self, config, context):
+        super().__init__(config, context)
+        self.newline = None
+        self.ends = torch.randn(context.width)
+
+    def forward(self, features, arrangement):
+        tokens = super().forward(features, arrangement)
+        return tokens + self.ends.to(tokens.device)
+
+
 @pytest.mark.parametrize(
     ("component", "says"),
     [
         (described("vision_encoder", "test_model_check_catches:KeepsATensorToItself"), LOGITS),
         (described("vision_encoder", "test_model_check_catches:LeavesABufferOut"), LOGITS),
         (described("language_model", "test_model_check_catches:ForgetsItsHeads"), LOGITS),
+        (described("layout", "test_model_check_catches:KeepsTheEndsOfRows"), LOGITS),
         (
             described("vision_encoder", "test_model_check_catches:ForgetsItsPreprocessing"),
             "the processor of the loaded model makes other pixel_values of the same text and images",
@@ -95,7 +109,7 @@ def test_a_sound_part_passes(battery):
 
 def test_only_parts_of_models_are_put_into_one():
     assert {kind for kind in ("objective", "dataset") if model_checks(SOUND[kind])} == set()
-    assert set(PLACES) == {"vision_encoder", "connector", "language_model", "template"}
+    assert set(PLACES) == {"vision_encoder", "connector", "layout", "language_model", "template"}
 
 
 def test_the_checks_of_the_kit_come_with_it():

@@ -38,7 +38,13 @@ PARTNERS: dict[str, Any] = {
 }
 """What stands beside the component in the model; taken from the catalogue like any part."""
 
-PLACES = {"vision_encoder": "vision", "connector": "connector", "language_model": "language", "template": "template"}
+PLACES = {
+    "vision_encoder": "vision",
+    "connector": "connector",
+    "layout": "layout",
+    "language_model": "language",
+    "template": "template",
+}
 """Where a component of each kind stands in a `model:` section; kinds that are no part of a model are not here."""
 
 
@@ -114,8 +120,9 @@ def _catalogue_with(component: Component) -> Catalogue:
     catalogue = default_catalogue()
     try:
         for kind, place in PLACES.items():
-            partner = PARTNERS[place][0] if place == "connector" else PARTNERS[place]
-            catalogue.get(kind, partner["name"]).load_factory()
+            if place in PARTNERS:
+                partner = PARTNERS[place][0] if place == "connector" else PARTNERS[place]
+                catalogue.get(kind, partner["name"]).load_factory()
     except (ConfigError, PluginError) as error:
         raise NotApplicable(f"a partner for the model is missing: {error}") from error
     kind, name = component.spec.kind, component.full_name
