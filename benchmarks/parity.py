@@ -19,6 +19,8 @@ from transformers import (
     Blip2QFormerConfig,
     Blip2VisionConfig,
     CLIPVisionConfig,
+    Gemma2Config,
+    GemmaConfig,
     GPTNeoXConfig,
     Idefics2Config,
     Idefics2ForConditionalGeneration,
@@ -34,6 +36,8 @@ from transformers import (
     MllamaConfig,
     MllamaForConditionalGeneration,
     OPTConfig,
+    PaliGemmaConfig,
+    PaliGemmaForConditionalGeneration,
     PreTrainedConfig,
     PreTrainedModel,
     Qwen2Config,
@@ -82,6 +86,7 @@ class Case:
 
     `images` are those of each row of the batch, `side` is where shorter rows are padded, `words_first` whether they begin with
     words. `first_position` is the number that the class gives to the first position; None: it takes no positions.
+    `prefix`: all up to the last image is read in both directions.
     """
 
     name: str
@@ -91,6 +96,7 @@ class Case:
     side: Literal["left", "right"] = "left"
     first_position: int | None = 0
     words_first: bool = True
+    prefix: bool = False
 
 
 @dataclass(frozen=True)
@@ -204,6 +210,21 @@ def blip2() -> PreTrainedModel:
     )
 
 
+def paligemma(text: Any, **options: Any) -> Callable[[], PreTrainedModel]:
+    """A PaliGemma; its embedding is tied to the head, as Gemma's is."""
+    return lambda: shaken(
+        PaliGemmaForConditionalGeneration(
+            PaliGemmaConfig(
+                vision_config=SiglipVisionConfig(**TOWER, vision_use_head=False),
+                text_config=text(**TEXT, head_dim=12, **options),
+                image_token_index=IMAGE,
+                projection_dim=48,
+                hidden_size=48,
+            )
+        )
+    )
+
+
 def mllama(cross: list[int], tiles: int, ratios: list[list[int]]) -> Callable[[], PreTrainedModel]:
     """A Llama 3.2 Vision; its embedding has eight rows more than its head, the first for the image."""
     tower = {key: value for key, value in TOWER.items() if key != "num_attention_heads"}
@@ -258,6 +279,8 @@ CASES = (
     Case("Idefics3", "Llama with tied embeddings", idefics3(LlamaConfig(**TEXT, tie_word_embeddings=True)), side="right"),
     Case("Idefics2", "Mistral", idefics2),
     Case("Blip2", "OPT", blip2, first_position=None),
+    Case("PaliGemma", "Gemma", paligemma(GemmaConfig), first_position=1, prefix=True),
+    Case("PaliGemma", "Gemma 2", paligemma(Gemma2Config, sliding_window=8), first_position=1, prefix=True, side="right"),
     Case("Mllama", "one tile, words before the image", mllama([1, 3], 1, [[1, 1]]), images=(1, 1)),
     Case("Mllama", "one tile, several images", mllama([1, 3], 1, [[1, 1]]), words_first=False, side="right"),
     Case("Mllama", "two tiles, words before the image", mllama([0, 3], 2, [[1, 1], [1, 2], [2, 1]]), images=(1, 1)),
@@ -270,6 +293,9 @@ def measure(case: Case) -> Result:
     zoo = from_transformers(published)
     exchange = exchange_of(published)
     batch = trial_batch(zoo, case.images, side=case.side, words_first=case.words_first)
+    if case.prefix:
+        last = (batch["input_ids"] == zoo.config.image_token_id).long().flip(1).cumsum(1).flip(1) > 0
+        batch["prefix_mask"] = last & batch["attention_mask"].bool()
     labels = batch["input_ids"].masked_fill(batch["input_ids"] == zoo.config.image_token_id, -100)
     # At padding, and so at what would be learnt from it, both may give what they like.
     labels = labels.masked_fill(batch["attention_mask"].cumsum(1) <= 1, -100).masked_fill(batch["attention_mask"] == 0, -100)

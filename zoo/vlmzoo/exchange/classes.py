@@ -10,11 +10,13 @@ from vlmzoo.exchange.internvl import InternVLExchange
 from vlmzoo.exchange.llava import LlavaExchange
 from vlmzoo.exchange.llava_next import LlavaNextExchange
 from vlmzoo.exchange.mllama import MllamaExchange
+from vlmzoo.exchange.paligemma import PaliGemmaExchange
 from vlmzoo_registry import ConfigError
 
 EXCHANGES: tuple[Exchange, ...] = (
     LlavaExchange(),
     LlavaNextExchange(),
+    PaliGemmaExchange(),
     InternVLExchange(),
     Idefics3Exchange(),
     Idefics2Exchange(),

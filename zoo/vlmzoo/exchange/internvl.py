@@ -112,7 +112,12 @@ class InternVLExchange(Exchange):
         transform, layout = model.vision.transform, model.config.model["layout"]
         size = {"height": transform.height, "width": transform.width}
         token = model.processor.image_token.text
-        named = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": token, "video_token": token}
+        named = {
+            "start_image_token": "<img>",
+            "end_image_token": "</img>",
+            "context_image_token": token,
+            "video_token": "</img>",  # the processor insists on one for films: one that no prompt contains
+        }
         with TemporaryDirectory() as folder:
             model.processor.tokenizer.save_pretrained(folder)
             tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, extra_special_tokens=named)
