@@ -87,6 +87,10 @@ def save(
     _check_options(options)
     if not is_main_process:
         return
+    if vlm.processor is None:
+        raise CheckpointError(
+            "the model has no processor, and a checkpoint holds its tokenizer: give `vlmzoo.from_transformers` the processor too"
+        )
     target = Path(folder).resolve()
     _check_target(target)
     _check_reloadable(vlm)
