@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 from comparison_toys import write_toys
 
+from vlmzoo.comparison.cells import combinations_of
 from vlmzoo.comparison.compare import plan_comparison
 from vlmzoo.config import load_grid
 from vlmzoo_registry import ConfigError, DataError, VlmzooError
@@ -164,3 +165,15 @@ def test_bad_rows_are_found_before_training(toys):
     _, *reasons = refusal(lambda: plan_comparison(grid), DataError)
     assert len(reasons) == 1
     assert reasons[0].startswith("every cell: ") and "rows.jsonl:9" in reasons[0]
+
+
+def test_a_recipe_that_ships_is_a_base_by_its_name(toys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    axes = "axes={connector: {linear: model.connector=connectors/linear}}"
+    grid, root = load_grid(toys(), ["base=vit-gpt2-coco", "skip=[]", axes])
+    (combination,) = combinations_of(grid, root, lambda _: None)
+    assert [choice.component.full_name for choice in combination.recipe.model.connector] == ["connectors/linear"]
+    assert combination.recipe.model.language.config.model == "openai-community/gpt2"
+    (tmp_path / "vit-gpt2-coco").write_text("{}")  # a file of that name comes first
+    with pytest.raises(ConfigError, match="model: is missing"):
+        combinations_of(grid, root, lambda _: None)

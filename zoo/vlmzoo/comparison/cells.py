@@ -12,6 +12,7 @@ from typing import Any
 from vlmzoo.comparison.budget import Counts, Length, length_of, text_collator
 from vlmzoo.config import Choice, GridConfig, Recipe, StageConfig, load_recipe
 from vlmzoo.config.node import Field, Node, quotable
+from vlmzoo.config.shipped import shipped_recipes
 from vlmzoo.data import Collator
 from vlmzoo.evaluation import evenly, other_images
 from vlmzoo.planning import Plan, plan
@@ -155,7 +156,9 @@ def _base(grid: GridConfig, root: Node, say: Callable[[str], None]) -> tuple[Pat
     """The recipe that every cell changes, and what is said of this machine first."""
     if grid.base is not None:
         node, _ = root.nearest(("base",))
-        return node.place.folder / grid.base, []
+        beside = node.place.folder / grid.base
+        # A recipe that ships is named as on the command line: without a path, where there is no file of that name.
+        return (Path(grid.base) if grid.base in shipped_recipes() and not beside.exists() else beside), []
     from vlmzoo.quickstart.assets import prepare
     from vlmzoo.quickstart.run import RECIPE, placed
 
