@@ -1,18 +1,16 @@
 """The options of `open_clip/encoder`; importable without torch or open_clip."""
 
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from pydantic import Field, model_validator
 
-from vlmzoo_registry import ComponentConfig
-
-Pixels = Annotated[int, Field(ge=1)]
+from vlmzoo_registry import ComponentConfig, EncoderOptions
 
 _ARCHITECTURE = ("embed_dim", "quick_gelu", "vision_cfg")
 
 
-class OpenClipConfig(ComponentConfig):
-    """The vision tower of an open_clip model. Every field of the preprocessing that is left out is the model's own."""
+class OpenClipSource(ComponentConfig):
+    """Which open_clip model: pretrained, or an architecture."""
 
     model: str | None = Field(
         default=None, description="An open_clip name, with `pretrained`; or a folder with open_clip_config.json and weights."
@@ -25,24 +23,9 @@ class OpenClipConfig(ComponentConfig):
         description="The architecture, with random weights: `vision_cfg`, `embed_dim` and `quick_gelu` as in open_clip's model "
         "configs. In it, `image_size` is the size it is built for; `image_size` beside `config` resizes what was built.",
     )
-    layers: tuple[int, ...] = Field(
-        default=(-1,),
-        min_length=1,
-        description="The blocks (of a convolutional tower: stages) whose outputs are taken, negative from the end; several are "
-        "concatenated.",
-    )
-    final_norm: bool = Field(default=False, description="Whether the tower's last norm is applied to every layer taken.")
-    prefix: Literal["drop", "keep"] = Field(default="drop", description="What happens to leading tokens that are not patches.")
-    image_size: Pixels | tuple[Pixels, Pixels] | None = Field(default=None, description="Pixels per side, or [height, width].")
-    mean: tuple[float, float, float] | None = Field(default=None, description="Pixel mean on [0, 1].")
-    std: tuple[float, float, float] | None = Field(default=None, description="Pixel deviation on [0, 1].")
-    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = Field(
-        default=None, description="Pillow filter."
-    )
-    resize: Literal["squash", "crop", "pad"] | None = Field(default=None, description="How an image comes to its size.")
 
     @model_validator(mode="after")
-    def _one_source(self) -> "OpenClipConfig":
+    def _one_source(self) -> "OpenClipSource":
         reasons = []
         if (self.model is None) == (self.config is None):
             given = "neither" if self.model is None else "both"
@@ -65,3 +48,7 @@ class OpenClipConfig(ComponentConfig):
         if reasons:
             raise ValueError("; ".join(reasons))
         return self
+
+
+class OpenClipConfig(EncoderOptions, OpenClipSource):
+    """The vision tower of an open_clip model. Every field of the preprocessing that is left out is the model's own."""

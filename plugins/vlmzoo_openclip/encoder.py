@@ -64,6 +64,7 @@ class OpenClipEncoder(VisionEncoder):
             std=transform.std,
             interpolation=transform.interpolation,
             resize=transform.resize,
+            crop_fraction=None if transform.resize == "pad" else transform.crop_fraction,
         )
 
     @property

@@ -14,18 +14,19 @@ _RESIZE: dict[str, Literal["crop", "squash", "pad"]] = {"shortest": "crop", "squ
 def image_transform(config: OpenClipConfig, architecture: Architecture) -> ImageTransform:
     """The transform for evaluation.
 
-    Raises `ConfigError` where open_clip pads with a colour of its own, which is none of our ways to resize.
+    Raises `ConfigError` where open_clip pads with a colour of its own, which is none of our ways to resize, and for a crop of a
+    padded image.
     """
     recorded = PreprocessCfg(**merge_preprocess_dict(PreprocessCfg(), architecture.preprocess))
-    size = architecture.native_size
-    if config.image_size is not None:
-        size = (config.image_size, config.image_size) if isinstance(config.image_size, int) else config.image_size
+    size = config.size or architecture.native_size
     resize = config.resize or _RESIZE.get(recorded.resize_mode)
     if resize is None:
         raise ConfigError(
             f"{architecture.label} was trained with `resize_mode: {recorded.resize_mode}` and the fill colour "
             f"{recorded.fill_color}, which is none of our ways to resize: set `resize` (squash, crop or pad)"
         )
+    if resize == "pad" and config.crop_fraction is not None:
+        raise ConfigError(f"`crop_fraction` (={config.crop_fraction}) is read with `resize: crop` or `squash`, not with `pad`")
     return ImageTransform(
         height=size[0],
         width=size[1],
@@ -33,4 +34,5 @@ def image_transform(config: OpenClipConfig, architecture: Architecture) -> Image
         std=config.std or tuple(recorded.std),
         interpolation=config.interpolation or recorded.interpolation,
         resize=resize,
+        crop_fraction=config.crop_fraction or 1.0,
     )

@@ -4,12 +4,14 @@ Read from timm's own registry or from a folder's config.json: no weights, no net
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import timm
 from timm.models import get_pretrained_cfg, is_model, list_models, split_model_name_tag
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from vlmzoo_registry import ConfigError
@@ -40,6 +42,13 @@ class Architecture:
             return timm.create_model(self.name, pretrained=pretrained, pretrained_cfg=dict(self.record), **self.arguments)
         except TypeError as error:
             raise ConfigError(f"timm's `{self.name}` does not take the arguments {sorted(self.arguments)}: {error}") from error
+
+    def taking_any_size(self) -> "Architecture":
+        """The same, with vision transformers told to resample their position embeddings to whatever comes (at the size they
+        are built for nothing changes). Builds the model once; call it where tensors have no values.
+        """
+        resampling = isinstance(self.build(), VisionTransformer | Eva)
+        return replace(self, arguments={"dynamic_img_size": True, **self.arguments}) if resampling else self
 
 
 def architecture(config: TimmConfig) -> Architecture:

@@ -1,12 +1,10 @@
 """The options of `timm/encoder`; importable without torch or timm."""
 
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from pydantic import Field, model_validator
 
-from vlmzoo_registry import ComponentConfig
-
-Pixels = Annotated[int, Field(ge=1)]
+from vlmzoo_registry import ComponentConfig, EncoderOptions
 
 _RESERVED = {
     "checkpoint_path": "give `model` and `weights`",
@@ -21,8 +19,8 @@ _RESERVED = {
 }
 
 
-class TimmConfig(ComponentConfig):
-    """A timm model. Every field of the preprocessing that is left out is the model's own."""
+class TimmSource(ComponentConfig):
+    """Which timm model: pretrained, or an architecture."""
 
     model: str | None = Field(
         default=None,
@@ -36,31 +34,9 @@ class TimmConfig(ComponentConfig):
         description="The architecture, with random weights: `architecture` (a timm name) and timm's arguments for it. Among "
         "them `img_size` is the size it is built for; `image_size` beside `config` resizes what was built.",
     )
-    layers: tuple[int, ...] = Field(
-        default=(-1,),
-        min_length=1,
-        description="The blocks (of a hierarchical model: stages) whose outputs are taken, negative from the end; several are "
-        "concatenated.",
-    )
-    final_norm: bool = Field(
-        default=False,
-        description="Whether what the model has after its last block is applied: a transformer's norm, to every layer taken; "
-        "of other models (EfficientNet's head convolution) all of timm's `forward_features`, with `layers: [-1]` only.",
-    )
-    prefix: Literal["drop", "keep"] = Field(default="drop", description="What happens to leading tokens that are not patches.")
-    image_size: Pixels | tuple[Pixels, Pixels] | None = Field(default=None, description="Pixels per side, or [height, width].")
-    mean: tuple[float, float, float] | None = Field(default=None, description="Pixel mean on [0, 1].")
-    std: tuple[float, float, float] | None = Field(default=None, description="Pixel deviation on [0, 1].")
-    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = Field(
-        default=None, description="Pillow filter."
-    )
-    resize: Literal["squash", "crop", "pad"] | None = Field(default=None, description="How an image comes to its size.")
-    crop_fraction: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        default=None, description="The share of the shorter side that `resize: crop` keeps."
-    )
 
     @model_validator(mode="after")
-    def _one_source(self) -> "TimmConfig":
+    def _one_source(self) -> "TimmSource":
         reasons = []
         if (self.model is None) == (self.config is None):
             given = "neither" if self.model is None else "both"
@@ -76,3 +52,13 @@ class TimmConfig(ComponentConfig):
         if reasons:
             raise ValueError("; ".join(reasons))
         return self
+
+
+class TimmConfig(EncoderOptions, TimmSource):
+    """A timm model. Every field of the preprocessing that is left out is the model's own."""
+
+    final_norm: bool = Field(
+        default=False,
+        description="Whether what the model has after its last block is applied: a transformer's norm, to every layer taken; "
+        "of other models (EfficientNet's head convolution) all of timm's `forward_features`, with `layers: [-1]` only.",
+    )

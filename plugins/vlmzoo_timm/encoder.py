@@ -5,13 +5,23 @@ does not say whether an odd size is rounded up or down.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vlmzoo_registry import ConfigError, FeatureShape, Grid, ImageTransform, VisionEncoder, VisionFeatures, check_pixels
+from vlmzoo_registry import (
+    AssemblyError,
+    ConfigError,
+    FeatureShape,
+    Grid,
+    ImageTransform,
+    VisionEncoder,
+    VisionFeatures,
+    check_pixels,
+)
 from vlmzoo_timm.architecture import Architecture, architecture
 from vlmzoo_timm.config import TimmConfig
 from vlmzoo_timm.taps import Taps, blocks, is_transformer
@@ -28,28 +38,30 @@ class TimmEncoder(VisionEncoder):
 
     def __init__(self, config: TimmConfig) -> None:
         super().__init__()
-        described = architecture(config)
-        self._transform = image_transform(config, described)
-        size = (self._transform.height, self._transform.width)
+        named = architecture(config)
+        self._transform = image_transform(config, named)
+        self._size = (self._transform.height, self._transform.width)
         with torch.device("meta"), torch.enable_grad():
+            described = named.taking_any_size()
             twin = described.build()
             self._taps = _taps(config, described, twin)
             self._taps.prune(twin)
-            _resize(twin, described, size)
-            tokens, grid, prefix = _examine(self._taps, twin.eval(), described, size)
+            _resize(twin, described, self._size)
+            self._probe = Probe(twin.eval(), self._taps, described, keep_prefix=config.prefix == "keep")
+            tokens, _, prefix = self._probe.run(self._size)
             if config.final_norm:
-                _check_norm(tokens, twin, described, self._taps, size)
+                _check_norm(tokens, twin, described, self._taps, self._size)
             trainable = {name: parameter for name, parameter in twin.named_parameters() if parameter.requires_grad}
             gradients = torch.autograd.grad(tokens.sum(), list(trainable.values()), allow_unused=True)
         if config.prefix == "keep" and prefix == 0:
             raise ConfigError(f"`prefix: keep`: timm's `{described.name}` gives no prefix token to keep here (use `drop`)")
 
         self._dropped = 0 if config.prefix == "keep" else prefix
-        self._shape = FeatureShape(tokens.shape[2], tokens.shape[1] - self._dropped, grid, prefix - self._dropped)
+        self._shape = self._probe.shape(self._size)
         used = {name for name, gradient in zip(trainable, gradients, strict=True) if gradient is not None}
         self._unused = frozenset(f"model.{name}" for name, _ in twin.named_parameters() if name not in used)
         self.model = _build(config, described, self._taps)
-        _resize(self.model, described, size)
+        _resize(self.model, described, self._size)
 
     @classmethod
     def resolve(cls, config: TimmConfig) -> TimmConfig:
@@ -66,13 +78,20 @@ class TimmEncoder(VisionEncoder):
             std=transform.std,
             interpolation=transform.interpolation,
             resize=transform.resize,
-            crop_fraction=transform.crop_fraction if transform.resize == "crop" else None,
+            crop_fraction=None if transform.resize == "pad" else transform.crop_fraction,
         )
 
     @property
     def output_shape(self) -> FeatureShape:
         """What one image becomes."""
         return self._shape
+
+    def shape_at(self, size: Grid) -> FeatureShape:
+        """What a view of another size becomes, in models that take any: convolutional ones, and vision transformers that
+        resample their position embeddings (timm's `dynamic_img_size`). Others (Swin) raise `AssemblyError`, and so does a
+        size whose sides are no multiples of a token's.
+        """
+        return self._shape if size == self._size else self._probe.shape(size)
 
     @property
     def transform(self) -> ImageTransform:
@@ -90,10 +109,46 @@ class TimmEncoder(VisionEncoder):
         return blocks(self.model)
 
     def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> VisionFeatures:
-        """The outputs of the tapped layers, row-major; raises `AssemblyError` for another size than the transform gives."""
-        check_pixels("timm/encoder", pixels, self._transform.height, self._transform.width)
+        """The outputs of the tapped layers, row-major; raises `AssemblyError` for a size that the model does not take."""
+        size = (pixels.shape[-2], pixels.shape[-1]) if pixels.ndim == 4 else self._size
+        check_pixels("timm/encoder", pixels, *size)
+        shape = self.shape_at(size)
         tokens, _, _ = self._taps.run(self.model, pixels)
-        return VisionFeatures(tokens[:, self._dropped :], self._shape.grid, self._shape.prefix)
+        return VisionFeatures(tokens[:, self._dropped :], shape.grid, shape.prefix)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A pruned copy of the model without values, which tells what comes out at some size."""
+
+    twin: nn.Module
+    taps: Taps
+    described: Architecture
+    keep_prefix: bool
+    _known: dict[Grid, FeatureShape] = field(default_factory=dict)
+
+    def run(self, size: Grid) -> tuple[Tensor, Grid, int]:
+        """One image without values through the copy; raises `ConfigError` where it does not go through."""
+        return _examine(self.taps, self.twin, self.described, size)
+
+    def shape(self, size: Grid) -> FeatureShape:
+        """The features of one image of this size; raises `AssemblyError` for a size that the model cannot take whole."""
+        if size not in self._known:
+            stride = max(self.twin.feature_info[layer]["reduction"] for layer in self.taps.layers)
+            own = self.described.record["input_size"][1:]
+            if self._known and (size[0] % stride or size[1] % stride):
+                raise AssemblyError(
+                    f"timm's `{self.described.name}` cannot take views of {size[0]}x{size[1]} pixels whole: both sides must be "
+                    f"multiples of {stride}, the pixels of one token"
+                )
+            try:
+                with torch.device("meta"), torch.no_grad():
+                    tokens, grid, prefix = self.run(size)
+            except ConfigError as error:
+                raise AssemblyError(f"{error} (it is made for {own[0]}x{own[1]})") from error
+            dropped = 0 if self.keep_prefix else prefix
+            self._known[size] = FeatureShape(tokens.shape[2], tokens.shape[1] - dropped, grid, prefix - dropped)
+        return self._known[size]
 
 
 def _taps(config: TimmConfig, described: Architecture, model: nn.Module) -> Taps:

@@ -20,15 +20,16 @@ def image_transform(config: TimmConfig, architecture: Architecture) -> ImageTran
     channels, *size = recorded["input_size"]
     if channels != 3:
         raise ConfigError(f"timm's `{architecture.name}` takes {channels} channels; images have 3 here")
-    if config.image_size is not None:
-        size = [config.image_size] * 2 if isinstance(config.image_size, int) else list(config.image_size)
+    size = config.size or (size[0], size[1])
     resize = config.resize or _RESIZE[recorded["crop_mode"]]
     fraction = 1.0
-    if resize == "crop":
-        fraction = config.crop_fraction or recorded["crop_pct"]
+    if resize != "pad":
+        # What timm records goes with the way to resize that it records.
+        own = recorded["crop_pct"] if resize == _RESIZE[recorded["crop_mode"]] else 1.0
+        fraction = config.crop_fraction or own
     elif config.crop_fraction is not None:
         raise ConfigError(
-            f"`crop_fraction` (={config.crop_fraction}) is read with `resize: crop` only, not with `resize: {resize}`"
+            f"`crop_fraction` (={config.crop_fraction}) is read with `resize: crop` or `squash`, not with `resize: {resize}`"
         )
     elif config.resize is None and recorded["crop_pct"] != 1.0:
         raise ConfigError(

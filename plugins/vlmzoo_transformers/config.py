@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from vlmzoo_registry import ComponentConfig
+from vlmzoo_registry import ComponentConfig, EncoderOptions
 
 DType = Literal["float32", "bfloat16", "float16"]
 
@@ -28,25 +28,8 @@ class PretrainedConfig(ComponentConfig):
         return self
 
 
-class VisionConfig(PretrainedConfig):
-    """The vision tower of a transformers model."""
-
-    layers: tuple[int, ...] = Field(
-        default=(-1,),
-        min_length=1,
-        description="The blocks whose outputs are taken, negative from the end; several concatenate.",
-    )
-    final_norm: bool = Field(default=False, description="Whether the tower's last norm is applied to what is taken.")
-    prefix: Literal["drop", "keep"] = Field(default="drop", description="What happens to leading tokens that are not patches.")
-    image_size: int | None = Field(default=None, gt=0, description="Pixels per side, where the tower takes more than one size.")
-    mean: tuple[float, float, float] | None = Field(default=None, description="Pixel mean on [0, 1]; default: the model's own.")
-    std: tuple[float, float, float] | None = Field(default=None, description="Pixel deviation; default: the model's own.")
-    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = Field(
-        default=None, description="Pillow filter; default: the model's own."
-    )
-    resize: Literal["squash", "crop", "pad"] | None = Field(
-        default=None, description="How an image comes to its size; default: the model's own."
-    )
+class VisionConfig(EncoderOptions, PretrainedConfig):
+    """The vision tower of a transformers model. Every field of the preprocessing that is left out is the model's own."""
 
 
 class MllamaVisionConfig(PretrainedConfig):

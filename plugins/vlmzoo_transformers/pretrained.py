@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 
 from vlmzoo_registry import ConfigError
@@ -41,7 +42,7 @@ def _from_fields(given: dict[str, Any]) -> PreTrainedConfig:
     model_type = fields.pop("model_type")
     try:
         return AutoConfig.for_model(model_type, **fields)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, StrictDataclassError) as error:
         raise ConfigError(f"`config` is not an architecture of transformers: {error}") from error
 
 

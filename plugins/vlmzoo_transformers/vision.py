@@ -1,26 +1,35 @@
-"""The vision tower of a transformers model behind the contract: CLIP, SigLIP, DINOv2, ViT and others built of equal blocks.
+"""The vision tower of a transformers model behind the contract: whatever is built of equal blocks, or of stages of maps.
 
-The blocks, the last norm, the patch grid and the prefix tokens are found by running a copy without values once. A layer is
-a block counted from the end, and what is taken is that block's output: nobody has to know which families hide a norm in
-`hidden_states[-1]`.
+The layers, the last norm, the patch grid and the prefix tokens are found by running a copy without values once. A layer is
+a block (or stage) counted from the end, and what is taken is that block's output: nobody has to know which families hide a
+norm in `hidden_states[-1]`.
 """
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import AutoImageProcessor, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from vlmzoo_registry import ConfigError, FeatureShape, ImageTransform, VisionEncoder, VisionFeatures, check_pixels
+from vlmzoo_registry import (
+    ConfigError,
+    FeatureShape,
+    Grid,
+    ImageTransform,
+    VisionEncoder,
+    VisionFeatures,
+    check_pixels,
+)
 from vlmzoo_transformers.config import VisionConfig
-from vlmzoo_transformers.known import known_architecture
+from vlmzoo_transformers.preprocessor import image_transform
 from vlmzoo_transformers.pretrained import architecture, torch_dtype, tower_config, written_out
-from vlmzoo_transformers.tower import examine
-
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+from vlmzoo_transformers.tower import Tower, examine, native_size
+from vlmzoo_transformers.tower_class import tower_class
+from vlmzoo_transformers.tower_weights import load_tower
+from vlmzoo_transformers.trace import on_meta
 
 
 class TransformersVisionEncoder(VisionEncoder):
@@ -29,55 +38,44 @@ class TransformersVisionEncoder(VisionEncoder):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         resolved = tower_config(architecture(config))
-        size = config.image_size or _square(resolved)
+        native = native_size(resolved)
+        self._transform = image_transform(config, native)
+        size = (self._transform.height, self._transform.width)
+        made = tower_class(resolved)
         with torch.device("meta"):
-            tower = examine(AutoModel.from_config(resolved), size)
-        depth = len(tower.blocks)
-        reasons = [
-            f"`layers` asks for block {layer}, but `{resolved.model_type}` has {depth} (use -{depth} to -1)"
-            for layer in config.layers
-            if not -depth <= layer < depth
-        ]
-        if config.prefix == "keep" and tower.prefix == 0:
-            reasons.append(f"`prefix: keep`: `{resolved.model_type}` has no prefix token to keep (use `drop`)")
-        if config.final_norm and tower.norm is None:
-            reasons.append(f"`final_norm: true`: `{resolved.model_type}` has no norm after its last block (use false)")
-        if reasons:
-            raise ConfigError("the vision tower cannot be used like this", reasons)
+            self._tower = examine(_build(made, deepcopy(resolved)), native or size)
+        self._layers = _layers(config, self._tower)
+        self._final_norm = config.final_norm
+        self._keep = config.prefix == "keep"
+        self._size = size
+        self._shape = self._tower.shape(size, self._layers, keep_prefix=self._keep)
+        self._taps = [self._tower.blocks[layer] for layer in self._layers]
+        self._unused = self._tower.unused(self._taps, config.final_norm)
 
         options: dict[str, Any] = {"dtype": torch_dtype(config.dtype)}
         if config.model is None:
-            self.model: PreTrainedModel = AutoModel.from_config(resolved, **options)
+            self.model = _build(made, resolved, **options)
         else:
-            self.model = AutoModel.from_pretrained(config.model, config=resolved, **options)
-        self._tower = tower
-        self._taps = [tower.blocks[layer] for layer in config.layers]
-        self._final_norm = config.final_norm
-        self._keep = config.prefix == "keep"
-        self._unused = tower.unused(self._taps, config.final_norm)
-        self._shape = FeatureShape(
-            width=tower.width * len(config.layers),
-            count=tower.grid[0] * tower.grid[1] + (tower.prefix if self._keep else 0),
-            grid=tower.grid,
-            prefix=tower.prefix if self._keep else 0,
-        )
-        self._transform = _transform(config, size)
+            self.model = load_tower(made, config.model, resolved, unused=self._unused, **options)
+        if not on_meta(self.model):
+            self._tower.check_places(self.model)
 
     @classmethod
     def resolve(cls, config: VisionConfig) -> VisionConfig:
-        """The same config with the architecture and the pixel statistics written out; reads configuration files, offline."""
+        """The same config with the architecture and the preprocessing written out; reads configuration files, offline."""
         resolved = tower_config(architecture(config, offline=True))
-        size = config.image_size or _square(resolved)
-        transform = _transform(config, size, offline=True)
+        transform = image_transform(config, native_size(resolved), offline=True)
+        square = transform.height == transform.width
         return config.model_copy(
             update={
                 "model": None,
                 "config": written_out(resolved),
-                "image_size": size,
+                "image_size": transform.height if square else (transform.height, transform.width),
                 "mean": transform.mean,
                 "std": transform.std,
                 "interpolation": transform.interpolation,
                 "resize": transform.resize,
+                "crop_fraction": None if transform.resize == "pad" else transform.crop_fraction,
             }
         )
 
@@ -86,9 +84,18 @@ class TransformersVisionEncoder(VisionEncoder):
         """What one image becomes."""
         return self._shape
 
+    def shape_at(self, size: Grid) -> FeatureShape:
+        """What a view of another size becomes; the tower interpolates its positions, or computes them (Pixtral, Idefics2).
+
+        Raises `AssemblyError` for a size that the tower cannot take, or whose sides are no multiples of a token's.
+        """
+        if size == self._size:
+            return self._shape
+        return self._tower.shape(size, self._layers, keep_prefix=self._keep)
+
     @property
     def transform(self) -> ImageTransform:
-        """Size, mean and deviation from the config, else from the model's own preprocessor file."""
+        """What the config says, else the model's own preprocessor file."""
         return self._transform
 
     @property
@@ -98,12 +105,14 @@ class TransformersVisionEncoder(VisionEncoder):
 
     @property
     def encoder_blocks(self) -> Sequence[nn.Module]:
-        """The modules that one forward calls once each, in order, tokens to tokens."""
+        """The modules that one forward calls once each, in order."""
         return [self.model.get_submodule(name) for name in self._tower.blocks]
 
     def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> VisionFeatures:
         """The outputs of the tapped blocks, concatenated on the channel in the order of `layers`."""
-        check_pixels("transformers/vision", pixels, self._transform.height, self._transform.width)
+        size = (pixels.shape[-2], pixels.shape[-1]) if pixels.ndim == 4 else self._size
+        check_pixels("transformers/vision", pixels, *size)
+        shape = self.shape_at(size)
         outputs = self._tower.run(self.model, pixels.to(self.model.dtype), self._taps)
         if self._final_norm:
             assert self._tower.norm is not None
@@ -111,39 +120,45 @@ class TransformersVisionEncoder(VisionEncoder):
             outputs = [norm(output) for output in outputs]
         tokens = torch.cat(outputs, dim=-1)
         if not self._keep:
-            tokens = tokens[:, self._tower.prefix :]
-        return VisionFeatures(tokens=tokens, grid=self._tower.grid, prefix=self._shape.prefix)
+            tokens = tokens[:, tokens.shape[1] - shape.count :]
+        return VisionFeatures(tokens=tokens, grid=shape.grid, prefix=shape.prefix)
 
 
-def _square(config: PreTrainedConfig) -> int:
-    size = config.to_dict().get("image_size")
-    if isinstance(size, list | tuple) and len(set(size)) == 1:
-        size = size[0]
-    if not isinstance(size, int):
-        raise ConfigError(f"`{config.model_type}` has no square `image_size` (={size!r}): set `image_size` to pixels per side")
-    return size
+def _build(made: type[PreTrainedModel], config: PreTrainedConfig, **options: Any) -> PreTrainedModel:
+    """A tower with random weights; raises `ConfigError` for a config that its class does not take."""
+    try:
+        return made._from_config(config, **options)
+    except Exception as error:  # the classes of transformers raise whatever they like
+        raise ConfigError(f"transformers cannot build `{config.model_type}` from this config: {error}") from error
 
 
-def _transform(config: VisionConfig, size: int, *, offline: bool = False) -> ImageTransform:
-    """What the config says, else the model's own preprocessor file, else ImageNet's statistics for a random tower."""
-    own: dict[str, Any] = {}
-    if config.model is not None:
-        try:
-            own = AutoImageProcessor.from_pretrained(config.model, trust_remote_code=False).to_dict()
-        except (OSError, ValueError) as error:
-            known = known_architecture(config.model) if offline else None
-            own = {} if known is None else known["image_processor"]
-            if not own and (config.mean is None or config.std is None):
-                raise ConfigError(
-                    f"`model` (={config.model!r}) comes with no image preprocessor file, so its pixel statistics are not "
-                    "known: set `mean` and `std` as the model was trained (each three numbers on [0, 1])"
-                ) from error
-    return ImageTransform(
-        height=size,
-        width=size,
-        mean=config.mean or tuple(own.get("image_mean", _IMAGENET_MEAN)),
-        std=config.std or tuple(own.get("image_std", _IMAGENET_STD)),
-        interpolation=config.interpolation or _FILTERS[int(own.get("resample", 3))],
-        resize=config.resize or ("crop" if own.get("do_center_crop") else "squash"),
-        margin="down",
-    )
+def _layers(config: VisionConfig, tower: Tower) -> list[int]:
+    """The tapped layers, counted from 0.
+
+    Raises `ConfigError` with every reason why this tower cannot be used as the config says.
+    """
+    family = tower.twin.config.model_type
+    depth = len(tower.blocks)
+    found = tower.measure(tower.native)
+    reasons = [
+        f"`layers` asks for block {layer}, but `{family}` has {depth} (use -{depth} to -1)"
+        for layer in config.layers
+        if not -depth <= layer < depth
+    ]
+    layers = [layer % depth for layer in config.layers if -depth <= layer < depth]
+    if len({found.grids[layer] for layer in layers}) > 1:
+        named = ", ".join(f"layer {layer} {found.grids[layer][0]}x{found.grids[layer][1]}" for layer in layers)
+        reasons.append(f"`layers` of different grids cannot be concatenated: {named}; take layers of one grid")
+    if config.prefix == "keep" and found.prefix == 0:
+        reasons.append(f"`prefix: keep`: `{family}` has no prefix token to keep (use `drop`)")
+    if config.final_norm and tower.norm is None:
+        reasons.append(f"`final_norm: true`: `{family}` has no norm after its last block (use false)")
+    elif config.final_norm and any(found.widths[layer] != found.widths[-1] for layer in layers):
+        widths = ", ".join(f"layer {layer} {found.widths[layer]}" for layer in layers)
+        reasons.append(
+            f"`final_norm: true`: the last norm of `{family}` is for a width of {found.widths[-1]}, not for {widths}: take the "
+            "last layer, or set `final_norm: false`"
+        )
+    if reasons:
+        raise ConfigError("the vision tower cannot be used like this", reasons)
+    return layers

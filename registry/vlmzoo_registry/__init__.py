@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vlmzoo_registry.catalogue import Catalogue, default_catalogue
 from vlmzoo_registry.component import Component
 from vlmzoo_registry.config import ComponentConfig, NoOptions
+from vlmzoo_registry.encoder_options import EncoderOptions
 from vlmzoo_registry.errors import (
     AssemblyError,
     CheckpointError,
@@ -83,6 +84,7 @@ __all__ = [
     "Dataset",
     "DecoderBlock",
     "EmbeddingScales",
+    "EncoderOptions",
     "FeatureShape",
     "Grid",
     "ImageLayout",

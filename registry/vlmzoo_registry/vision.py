@@ -35,8 +35,8 @@ class VisionFeatures:
 class ImageTransform:
     """From an image to the pixels its encoder was trained on.
 
-    `resize`: "squash" ignores the aspect ratio; "crop" scales the shorter side to the target divided by `crop_fraction`
-    and cuts the centre; "pad" scales the longer side and fills with the mean colour. `mean` and `std` are per channel, on
+    `resize`: "squash" ignores the aspect ratio, "crop" scales the shorter side; both to the target divided by `crop_fraction`,
+    and cut the centre. "pad" scales the longer side and fills with the mean colour. `mean` and `std` are per channel, on
     the scale [0, 1]. `interpolation` is a Pillow filter. `margin` says where half a pixel goes when the centre is cut: to
     the even side, as torchvision (so timm and open_clip) has it, or away, as transformers has it.
     """
@@ -55,12 +55,12 @@ class ImageTransform:
         if image.mode != "RGB":
             raise ValueError(f"`image` must be in mode RGB (is {image.mode}): convert it where it is read")
         resample = Image.Resampling[self.interpolation.upper()]
-        if self.resize == "squash":
-            image = image.resize((self.width, self.height), resample)
-        elif self.resize == "crop":
+        if self.resize in ("squash", "crop"):
             # Sizes are rounded down, as torchvision does it, which timm, open_clip and transformers call.
             wide, high = floor(self.width / self.crop_fraction), floor(self.height / self.crop_fraction)
-            if wide * image.height >= high * image.width:
+            if self.resize == "squash":
+                size = (wide, high)
+            elif wide * image.height >= high * image.width:
                 size = (wide, image.height * wide // image.width)
             else:
                 size = (image.width * high // image.height, high)

@@ -326,6 +326,10 @@ def test_transform_is_open_clips(folders, tmp_path, recorded):
             {"model": "ViT-B-32-quickgelu", "pretrained": "laion400m_e31", "config": None},
             None,
         ),
+        (
+            {"config": {"embed_dim": 8, "vision_cfg": VIT}, "resize": "pad", "crop_fraction": 0.9},
+            r"`crop_fraction` \(=0.9\) is read with `resize: crop` or `squash`, not with `pad`",
+        ),
         ({"config": {"embed_dim": 8, "vision_cfg": {"widht": 3}}}, "cannot build the tower that `config` describes .*'widht'"),
         (
             {"config": {"embed_dim": 8, "vision_cfg": {**VIT, "patch_dropout": 0.5}}},
@@ -392,7 +396,7 @@ def test_a_folder_has_its_own_weights(folders):
         ({"config": {"embed_dim": 8, "vision_cfg": {}}, "pretrained": "openai"}, r"`pretrained` \(=openai\) goes with `model`"),
         ({"config": {}}, "`config` needs `embed_dim` and `vision_cfg`"),
         ({"config": {"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}}}, "nothing reads `text_cfg`"),
-        ({"model": "a", "crop_fraction": 0.9}, "Extra inputs are not permitted"),
+        ({"model": "a", "crop_fraktion": 0.9}, "Extra inputs are not permitted"),
     ],
 )
 def test_options_that_contradict_each_other(options, message):

@@ -11,12 +11,14 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
-from timm.data import create_transform, resolve_model_data_config
+from timm.data import create_transform, resolve_data_config, resolve_model_data_config
 
 from vlmzoo_registry import AssemblyError, CheckpointError, ConfigError, FeatureShape, VisionEncoder
+from vlmzoo_timm.architecture import architecture as described
 from vlmzoo_timm.config import TimmConfig
 from vlmzoo_timm.encoder import TimmEncoder
 from vlmzoo_timm.plugin import vlmzoo_components
+from vlmzoo_timm.transform import image_transform
 
 SMALL = {"depth": 3, "embed_dim": 32, "num_heads": 2}
 MODELS = {
@@ -184,10 +186,44 @@ def test_odd_sizes_round_as_the_model_does(folders, name, size, grid):
     assert built.output_shape.grid == grid
 
 
-def test_another_size_than_the_transform_gives_is_refused(folders):
+@pytest.mark.parametrize(
+    ("name", "size", "grid"),
+    [
+        ("vit", (96, 48), (6, 3)),
+        ("registers", (42, 98), (3, 7)),
+        ("distilled", (96, 48), (6, 3)),
+        ("siglip", (32, 80), (2, 5)),
+        ("eva02", (84, 42), (6, 3)),
+        ("convnext", (96, 64), (3, 2)),
+        ("efficientnet", (96, 64), (3, 2)),
+    ],
+)
+def test_views_of_other_sizes_are_those_of_a_model_resized_to_them(folders, name, size, grid):
+    reference, folder = folders[name]
+    built = encoder(folder)
+    view = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    resized = timm.create_model(MODELS[name][0], **MODELS[name][1]).eval()
+    resized.load_state_dict(reference.state_dict())
+    if name not in ("convnext", "efficientnet"):
+        resized.set_input_size(img_size=size)
+    with torch.no_grad():
+        came = built(view)
+        expected = rows(resized.forward_intermediates(view, intermediates_only=True)[-1])
+    assert came.shape == built.shape_at(size)
+    assert came.grid == grid
+    torch.testing.assert_close(came.tokens, expected, rtol=0, atol=1e-6)
+
+
+def test_sizes_that_a_model_cannot_take_are_refused(folders):
+    with pytest.raises(
+        AssemblyError, match=r"`swin_tiny.* cannot encode an image of 224x224 pixels.*\(it is made for 112x112\)"
+    ):
+        encoder(folders["swin"][1]).shape_at((224, 224))
     built = encoder(folders["vit"][1])
-    with pytest.raises(AssemblyError, match=r"`timm/encoder`: `pixels` are \[1, 3, 32, 64\], .* \[images, 3, 64, 64\]"):
-        built(torch.zeros(1, 3, 32, 64))
+    with pytest.raises(
+        AssemblyError, match=r"`test_vit` cannot take views of 64x70 pixels whole: both sides must be multiples of 16"
+    ):
+        built(torch.zeros(1, 3, 64, 70))
 
 
 # Pruning, training, rebuilding
@@ -275,7 +311,7 @@ def test_pretrained_weights_are_fetched_whole_by_timm(monkeypatch):
     real, whole = timm.create_model, timm.create_model("test_vit").state_dict()
     monkeypatch.setattr(timm, "create_model", fetch)
     built = TimmEncoder(TimmConfig(model="test_vit"))
-    assert asked == {"name": "test_vit", "pretrained": True, "arguments": {}}
+    assert asked == {"name": "test_vit", "pretrained": True, "arguments": {"dynamic_img_size": True}}
     assert torch.equal(built.model.patch_embed.proj.weight, whole["patch_embed.proj.weight"])
 
 
@@ -408,8 +444,8 @@ def test_preprocessing_of_the_quickstart():
         ),
         ({"config": {"architecture": "gemma4_vit_167m"}}, "`gemma4_vit_167m` cannot encode an image of 768x768 pixels"),
         (
-            {"config": {"architecture": "test_vit"}, "resize": "squash", "crop_fraction": 0.9},
-            r"`crop_fraction` \(=0.9\) is read with `resize: crop` only, not with `resize: squash`",
+            {"config": {"architecture": "test_vit"}, "resize": "pad", "crop_fraction": 0.9},
+            r"`crop_fraction` \(=0.9\) is read with `resize: crop` or `squash`, not with `resize: pad`",
         ),
     ],
 )
@@ -418,15 +454,32 @@ def test_what_does_not_fit_is_said(options, message):
         TimmEncoder(TimmConfig(**options))
 
 
-def test_preprocessing_that_is_none_of_ours_is_refused():
-    squashed_and_cut = next(
-        name
-        for name in timm.list_models(pretrained=True)
-        if (record := timm.models.get_pretrained_cfg(name)).crop_mode == "squash" and record.crop_pct < 1
-    )
-    with pytest.raises(ConfigError, match=r"was evaluated with `squash` and then cut to 0.9.* set `resize`"):
-        TimmEncoder.resolve(TimmConfig(model=squashed_and_cut))
-    assert TimmEncoder.resolve(TimmConfig(model=squashed_and_cut, resize="squash")).crop_fraction is None
+def test_every_way_to_preprocess_that_timm_records_is_timms():
+    """One model of each way: size, filter, mode and fraction of the cut; images of odd sizes."""
+    ways: dict[tuple[object, ...], str] = {}
+    for name in timm.list_models(pretrained=True):
+        record = timm.models.get_pretrained_cfg(name)
+        if record.input_size[0] == 3 and record.input_size[1] <= 256 and record.crop_mode != "border":
+            ways.setdefault((record.crop_mode, record.crop_pct, record.interpolation, record.input_size), name)
+    assert {way[0] for way in ways} == {"center", "squash"} and len(ways) > 20
+    generator = torch.Generator().manual_seed(0)
+    for number, (way, name) in enumerate(ways.items()):
+        config = TimmConfig(model=name)
+        height, width = [(301, 417), (224, 224), (523, 160), (90, 31)][number % 4]
+        image = Image.fromarray(torch.randint(0, 256, (height, width, 3), dtype=torch.uint8, generator=generator).numpy())
+        record = resolve_data_config(pretrained_cfg=timm.models.get_pretrained_cfg(name).to_dict())
+        if record["interpolation"] == "random":
+            continue
+        came = image_transform(config, described(config))(image)
+        torch.testing.assert_close(came, create_transform(**record)(image), rtol=0, atol=1e-6, msg=f"{name}: {way}")
+
+
+def test_preprocessing_that_is_none_of_ours_is_refused(monkeypatch):
+    record = timm.models.get_pretrained_cfg("test_vit").to_dict() | {"crop_mode": "border", "crop_pct": 0.9}
+    monkeypatch.setattr("vlmzoo_timm.architecture._record", lambda name: record)
+    with pytest.raises(ConfigError, match=r"was evaluated with `border` and then cut to 0.9.* set `resize`"):
+        TimmEncoder.resolve(TimmConfig(model="test_vit"))
+    assert TimmEncoder.resolve(TimmConfig(model="test_vit", resize="squash")).crop_fraction == 1.0
 
 
 @pytest.mark.parametrize(
