@@ -63,3 +63,23 @@ class TaggedTilesConfig(ComponentConfig):
     """Options of `tagged-tiles`: how many tiles an image has at most, the view of the whole image not counted."""
 
     max_tiles: PositiveInt = 6
+
+
+class KeepRatioConfig(ComponentConfig):
+    """Options of `keep-ratio`: how many pixels the longer side of an image has at most, and each side at least.
+
+    `patch` is the side of the encoder's patches in pixels: of each side, what is over whole patches is cut off.
+    """
+
+    shortest_edge: PositiveInt = 378
+    longest_edge: PositiveInt = 980
+    patch: PositiveInt = 14
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "KeepRatioConfig":
+        if not self.patch <= self.shortest_edge <= self.longest_edge:
+            raise ValueError(
+                f"`patch` (={self.patch}), `shortest_edge` (={self.shortest_edge}) and `longest_edge` (={self.longest_edge}) "
+                "must ascend"
+            )
+        return self

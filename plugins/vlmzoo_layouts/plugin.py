@@ -77,4 +77,14 @@ def vlmzoo_components() -> list[ComponentSpec]:
             license="Apache-2.0",
             tiny={},
         ),
+        ComponentSpec(
+            kind="layout",
+            name="keep-ratio",
+            factory="vlmzoo_layouts.keep_ratio:KeepRatio",
+            config="vlmzoo_layouts.config:KeepRatioConfig",
+            summary="One view of the image's own ratio, for connectors that make a fixed number of tokens of it (Idefics2).",
+            paper="https://arxiv.org/abs/2405.02246",
+            license="Apache-2.0",
+            tiny={"shortest_edge": 16, "longest_edge": 48, "patch": 8},
+        ),
     ]

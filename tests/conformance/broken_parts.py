@@ -1021,6 +1021,16 @@ class TemplateThatEndsTheLastAnswerOnly(SoundTemplate):
         return replace(super().render(turns, prompt=prompt), end=not prompt)
 
 
+@fault("template", "answers_end_as_generation_does", "`stop` (='<end>') and `stop_words` (='<end>'): return one")
+class TemplateThatEndsInTwoWays(SoundTemplate):
+    stop_words = "<end>"
+
+
+@fault("template", "answers_end_as_generation_does", "an answer that contains `stop_words` (='<end>') is not refused")
+class TemplateWhoseEndCanBeForged(SoundTemplate):
+    stop, stop_words = None, "<end>"
+
+
 @fault("template", "prompt_begins_the_text", "after 1 turns the prompt has 20 characters, the answer starts at 24")
 class TemplateWithoutACue(SoundTemplate):
     """Its prompt does not say that the assistant speaks next: one that the model never saw end there."""
@@ -1208,7 +1218,7 @@ class LayoutThatCutsBefore(SoundLayout):
 
 
 @fault(
-    "layout", "refuses_with_an_assembly_error", "built behind views of 24x24 pixels, 36 tokens of width 12 (no grid, prefix 0)"
+    "layout", "refuses_with_an_assembly_error", "built behind views of 24x24 pixels, 9 tokens of width 12 (no grid, prefix 0)"
 )
 class LayoutThatRaisesAValueError(SoundLayout):
     def __init__(self, config, context):

@@ -13,7 +13,7 @@ FLOORS = {
     "vision_encoder": (5, 12),
     "connector": (6, 12),
     "language_model": (2, 20),
-    "layout": (7, 16),
+    "layout": (8, 16),
     "objective": (2, 6),
     "template": (4, 11),
     "dataset": (6, 6),

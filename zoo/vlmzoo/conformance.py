@@ -105,6 +105,10 @@ def _sections(component: Component) -> list[dict[str, Any]]:
         control = list(make(component, Template, tiny_config(component)).control_tokens)  # type: ignore[type-abstract]
         language = {**PARTNERS["language"], "control_tokens": control}
         return [{"architecture": "unified", **PARTNERS, "language": language, "template": part}]
+    if place == "layout":
+        resampler = {"name": "connectors/resampler", "queries": 4, "depth": 1, "heads": 2, "head_width": 4}
+        chains = (PARTNERS["connector"], [resampler, *PARTNERS["connector"]])  # some take a fixed number of tokens only
+        return [{"architecture": "unified", **PARTNERS, "connector": chain, "layout": part} for chain in chains]
     if place != "connector":
         return [{"architecture": "unified", **PARTNERS, place: part}]
     if "layers" in component.spec.capabilities:

@@ -1,6 +1,7 @@
 """What holds for every image layout: what it says of an image is what it cuts, writes and arranges, and nothing is lost."""
 
 import re
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -261,6 +262,6 @@ def _of(size: ImageSize) -> str:
     return f"an image of {size[0]}x{size[1]} pixels"
 
 
-def _counted(shapes: list[tuple[int, ...]]) -> str:
+def _counted(shapes: Sequence[tuple[int, ...]]) -> str:
     kinds = [f"{shapes.count(shape)} of {'x'.join(map(str, shape))}" for shape in dict.fromkeys(shapes)]
     return f"{len(shapes)} views ({', '.join(kinds)})"

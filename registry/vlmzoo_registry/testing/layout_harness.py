@@ -1,6 +1,7 @@
 """How a tiny layout is made and fed: behind encoders of several kinds, with images of many sizes."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cached_property
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from vlmzoo_registry.config import ComponentConfig
 from vlmzoo_registry.errors import AssemblyError, DataError
-from vlmzoo_registry.features import FeatureShape, Grid
+from vlmzoo_registry.features import FeatureShape
 from vlmzoo_registry.layout import Arrangement, ImageLayout, ImageSize, LayoutContext
 from vlmzoo_registry.testing.check import CheckFailure
 from vlmzoo_registry.testing.harness import PassingHarness
@@ -25,24 +26,27 @@ SIZES: tuple[ImageSize, ...] = (
 
 
 def contexts() -> Iterator[LayoutContext]:
-    """Behind an encoder that takes any size: square views, an odd number of tokens, a prefix, oblong views, no places; and
-    behind one that takes its own size only.
+    """Behind an encoder that takes any size: square views, an odd number of tokens, a prefix, oblong views; then with a
+    resampler, and behind an encoder that takes its own size only.
     """
-    for view, prefix, places in (((24, 24), 0, True), ((28, 28), 0, True), ((24, 24), 1, True), ((24, 36), 0, True)):
-        yield LayoutContext(view, _any_size(prefix, places), WIDTH)
-    yield LayoutContext((24, 24), _any_size(0, False), WIDTH)
+    for view, prefix in (((24, 24), 0), ((28, 28), 0), ((24, 24), 1), ((24, 36), 0)):
+        yield LayoutContext(view, _any_size(prefix), WIDTH)
+    yield LayoutContext((24, 24), _resampled, WIDTH)
     yield LayoutContext((24, 24), _own_size, WIDTH)
 
 
-def _any_size(prefix: int, places: bool) -> Callable[[ImageSize], FeatureShape]:
+def _any_size(prefix: int) -> Callable[[ImageSize], FeatureShape]:
     def shape_at(size: ImageSize) -> FeatureShape:
         if size[0] < PATCH or size[1] < PATCH:
             raise AssemblyError(f"a view of {size[0]}x{size[1]} pixels is smaller than a patch of {PATCH}")
         rows, columns = size[0] // PATCH, size[1] // PATCH
-        grid: Grid | None = (rows, columns) if places else None
-        return FeatureShape(WIDTH, prefix + rows * columns, grid, prefix)
+        return FeatureShape(WIDTH, prefix + rows * columns, (rows, columns), prefix)
 
     return shape_at
+
+
+def _resampled(size: ImageSize) -> FeatureShape:
+    return replace(_any_size(0)(size), count=9, grid=None)
 
 
 def _own_size(size: ImageSize) -> FeatureShape:

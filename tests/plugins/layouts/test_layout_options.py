@@ -11,7 +11,7 @@ from vlmzoo_registry.testing import run_checks
 
 def test_names():
     names = sorted(spec.name for spec in vlmzoo_components())
-    assert names == ["anyres", "canvas", "dynamic-tiles", "native", "split", "tagged-tiles", "whole"]
+    assert names == ["anyres", "canvas", "dynamic-tiles", "keep-ratio", "native", "split", "tagged-tiles", "whole"]
 
 
 @pytest.mark.parametrize(
