@@ -89,7 +89,8 @@ def save(
         return
     if vlm.processor is None:
         raise CheckpointError(
-            "the model has no processor, and a checkpoint holds its tokenizer: give `vlmzoo.from_transformers` the processor too"
+            "the model has no processor, and a checkpoint holds its tokenizer: give `vlmzoo.from_transformers` the processor "
+            "too"
         )
     target = Path(folder).resolve()
     _check_target(target)

@@ -19,4 +19,5 @@ COMMANDS = {
     "train": LazyCommand("vlmzoo.cli.train:train", MODELS, "Train the stages of a recipe."),
     "compare": LazyCommand("vlmzoo.cli.compare:compare", MODELS, "Compare combinations of parts under one budget."),
     "generate": LazyCommand("vlmzoo.cli.generate:generate", MODELS, "Let a checkpoint speak about an image."),
+    "export": LazyCommand("vlmzoo.cli.export:export", MODELS, "Give a checkpoint to transformers."),
 }

@@ -58,7 +58,7 @@ def to_transformers(model: VLM) -> Exported:
     Raises `AssemblyError` with every reason, for every class, why none can express the model, and where logits or the inputs
     that the processors make differ.
     """
-    reasons = [f"`{part}` has adapters: train with them merged, or merge them first" for part in model.adapters]
+    reasons = [f"`{part}` has adapters: merge them first" for part in model.adapters]
     if reasons:
         raise AssemblyError("the model cannot be given to transformers as it is", reasons)
     for exchange in EXCHANGES:
