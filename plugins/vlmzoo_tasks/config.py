@@ -1,5 +1,6 @@
 """The options of the datasets of this plugin, apart from the datasets so that reading them loads nothing heavy."""
 
+import re
 from pathlib import Path
 from string import Formatter
 from typing import Annotated, Literal, Self
@@ -22,8 +23,23 @@ System = Annotated[str, Field(min_length=1), AfterValidator(_spoken)]
 """What the system says."""
 
 
-class VicunaConfig(ComponentConfig):
+class SystemConfig(ComponentConfig):
     """`system` is what the system says where the data has no turn of it; None: nothing."""
+
+    system: System | None = None
+
+
+class HumanConfig(SystemConfig):
+    """`system` is what the system says where the data has no turn of it; None: nothing. Default: Vicuna 0's words."""
+
+    system: System | None = (
+        "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, detailed, and "
+        "polite answers to the human's questions."
+    )
+
+
+class VicunaConfig(SystemConfig):
+    """`system` is what the system says where the data has no turn of it; None: nothing. Default: Vicuna 1.1's words."""
 
     system: System | None = (
         "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and "
@@ -31,10 +47,61 @@ class VicunaConfig(ComponentConfig):
     )
 
 
-class ChatmlDirectConfig(ComponentConfig):
-    """`system` is what the system says where the data has no turn of it; None: nothing."""
+class MmtagConfig(SystemConfig):
+    """`system` is what the system says where the data has no turn of it; None: nothing.
+
+    The default is LLaVA's words; no space stands behind their second sentence there either.
+    """
+
+    system: System | None = (
+        "A chat between a curious user and an artificial intelligence assistant. The assistant is able to understand the "
+        "visual content that the user provides, and assist the user with a variety of tasks using natural language.The visual "
+        "content will be provided with the following format: <Image>visual content</Image>."
+    )
+
+
+class Llama2Config(SystemConfig):
+    """`system` is what the system says where the data has no turn of it; None: nothing.
+
+    The default is Llama 2's words; two spaces stand behind their second sentence there too.
+    """
+
+    system: System | None = (
+        "You are a helpful, respectful and honest assistant. Always answer as helpfully as possible, while being safe.  Your "
+        "answers should not include any harmful, unethical, racist, sexist, toxic, dangerous, or illegal content. Please "
+        "ensure that your responses are socially unbiased and positive in nature.\n\nIf a question does not make any sense, or "
+        "is not factually coherent, explain why instead of answering something not correct. If you don't know the answer to a "
+        "question, please don't share false information."
+    )
+
+
+class LlavaLlama2Config(SystemConfig):
+    """`system` is what the system says where the data has no turn of it; None: nothing. Default: LLaVA's words on Llama 2."""
+
+    system: System | None = (
+        "You are a helpful language and vision assistant. You are able to understand the visual content that the user "
+        "provides, and assist the user with a variety of tasks using natural language."
+    )
+
+
+class MptConfig(SystemConfig):
+    """`system` is what the system says where the data has no turn of it; None: nothing. Default: LLaVA's words on MPT."""
+
+    system: System | None = (
+        "A conversation between a user and an LLM-based AI assistant. The assistant gives helpful and honest answers."
+    )
+
+
+class AnswerConfig(SystemConfig):
+    """`system` is what the system says where the data has no turn of it; None: nothing. Default: LLaVA-1.6 34B's words."""
 
     system: System | None = "Answer the questions."
+
+
+class QwenConfig(SystemConfig):
+    """`system` is what the system says where the data has no turn of it; None: nothing. Default: Qwen 1.5's and 2's words."""
+
+    system: System | None = "You are a helpful assistant."
 
 
 class OwnChatConfig(ComponentConfig):
@@ -77,6 +144,61 @@ class Flickr30kConfig(ComponentConfig):
     path: Path
     images: Path
     prompts: Prompts = ()
+
+
+def _image_pattern(pattern: str) -> str:
+    fields = [(field, specification, conversion) for _, field, specification, conversion in Formatter().parse(pattern)]
+    used = [entry for entry in fields if entry[0] is not None]
+    if [entry[0] for entry in used] != ["image_id"] or used[0][2] or not re.fullmatch(r"(0\d{1,2}d)?", used[0][1] or ""):
+        raise ValueError(f"must name the image once, as `{{image_id}}` or `{{image_id:012d}}` (is {pattern!r})")
+    return pattern
+
+
+class VqaConfig(ComponentConfig):
+    """`questions` and `annotations`: the two files of VQA v2 (or OK-VQA), also `.gz`; `images`: the folder of images.
+
+    `file` is the name of an image by its id: `COCO_train2014_{image_id:012d}.jpg` as they were published,
+    `{image_id:012d}.jpg` as COCO 2017 has the same ones.
+    """
+
+    questions: Path
+    annotations: Path
+    images: Path
+    file: Annotated[str, AfterValidator(_image_pattern)] = "COCO_train2014_{image_id:012d}.jpg"
+
+
+class FolderConfig(ComponentConfig):
+    """`path`: a folder of images (and of folders of them); `text`: the ending of the files that hold their words.
+
+    `prompts` is what the user may say, one is drawn for each sample.
+    """
+
+    path: Path
+    text: Annotated[str, Field(pattern=r"^\.[A-Za-z0-9]+$")] = ".txt"
+    prompts: Prompts = ()
+
+
+class ArrowConfig(ComponentConfig):
+    """`path`: a `.parquet` or `.arrow` file, or a folder of them, which are read in the order of their names.
+
+    Rows hold what is said in `messages` (of role and content), `conversations` (LLaVA's), `texts` (The Cauldron's pairs of user
+    and assistant) or `caption`, and images in `images` or `image`: bytes, or paths below the folder `images` of this config.
+    `column` and `image_column` name these columns where they are called otherwise; `form` then says which of the four it is.
+    `prompts` is what the user may say where rows have captions, one is drawn for each sample.
+    """
+
+    path: Path
+    images: Path | None = None
+    form: Literal["messages", "conversations", "texts", "caption"] | None = None
+    column: str | None = None
+    image_column: str | None = None
+    prompts: Prompts = ()
+
+    @model_validator(mode="after")
+    def _a_column_has_a_form(self) -> Self:
+        if self.column is not None and self.form is None:
+            raise ValueError(f"`column` (={self.column}) needs `form`: messages, conversations, texts or caption")
+        return self
 
 
 class ChatConfig(ComponentConfig):

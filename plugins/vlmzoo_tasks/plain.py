@@ -23,18 +23,21 @@ class PlainTemplate(Template):
 
         Raises `DataError` for other turns.
         """
-        roles = [turn.role for turn in turns]
-        spoken = [] if prompt else ["assistant"]
-        if roles not in (spoken, ["user", *spoken]):
-            wanted = "at most one turn of the user" if prompt else "at most one turn of the user and then one of the assistant"
-            raise DataError(
-                f"template `plain` renders {wanted} (the turns are {', '.join(roles) or 'none'}): use a chat template"
-            )
-        asked = _question(turns[0].text) if "user" in roles else ""
+        check_exchange("plain", turns, prompt=prompt)
+        asked = _question(turns[0].text) if turns and turns[0].role == "user" else ""
         answer = "" if prompt else turns[-1].text.strip()
         spans = (Span(len(asked), len(asked) + len(answer)),) if answer else ()
         text = asked + answer
         return Rendered(text=text, images=marker_positions(text), spans=spans, end=not prompt)
+
+
+def check_exchange(name: str, turns: Sequence[Turn], *, prompt: bool) -> None:
+    """Raise `DataError` where the turns are not one exchange at most."""
+    roles = [turn.role for turn in turns]
+    spoken = [] if prompt else ["assistant"]
+    if roles not in (spoken, ["user", *spoken]):
+        wanted = "at most one turn of the user" if prompt else "at most one turn of the user and then one of the assistant"
+        raise DataError(f"template `{name}` renders {wanted} (the turns are {', '.join(roles) or 'none'}): use a chat template")
 
 
 def _question(text: str) -> str:

@@ -10,6 +10,61 @@ from vlmzoo_registry import ComponentSpec, hookimpl
 TINY = Path(__file__).parent / "tiny"
 """Rows and pictures of a few bytes, which the conformance kit reads."""
 
+LLAVA, LLAVA_1_5 = "https://arxiv.org/abs/2304.08485", "https://arxiv.org/abs/2310.03744"
+CHAT_STYLES = [
+    ComponentSpec(
+        kind="template",
+        name=name,
+        factory=f"vlmzoo_tasks.styles:{name}",
+        config=f"vlmzoo_tasks.config:{config}",
+        summary=summary,
+        paper=paper,
+        license="Apache-2.0",
+        tiny={},
+    )
+    for name, config, paper, summary in (
+        (
+            "v0",
+            "HumanConfig",
+            LLAVA,
+            "### Human: and ### Assistant:, an answer ends with a line break and ###; Vicuna 0, LLaVA",
+        ),
+        ("default", "HumanConfig", LLAVA, "The same as v0, by LLaVA's other name"),
+        ("llava_v0", "HumanConfig", LLAVA, "The same as v0, by the name under which LLaVA asks"),
+        ("v0_mmtag", "MmtagConfig", LLAVA, "v0 with <Image> and </Image> around each image"),
+        (
+            "vicuna_v1",
+            "VicunaConfig",
+            LLAVA_1_5,
+            "USER: and ASSISTANT:, each answer ended by the tokenizer's end token; Vicuna 1.1, LLaVA-1.5",
+        ),
+        ("v1", "VicunaConfig", LLAVA_1_5, "The same as vicuna_v1, by LLaVA's shorter name"),
+        ("llava_v1", "HumanConfig", LLAVA, "vicuna_v1 with the system's words of v0"),
+        ("v1_mmtag", "MmtagConfig", LLAVA, "vicuna_v1 with <Image> and </Image> around each image"),
+        (
+            "llama_2",
+            "Llama2Config",
+            "https://arxiv.org/abs/2307.09288",
+            "[INST] and [/INST], each exchange between the tokenizer's begin and end tokens; Llama 2",
+        ),
+        ("llava_llama_2", "LlavaLlama2Config", LLAVA, "llama_2 with LLaVA's words of the system"),
+        ("mistral_instruct", "SystemConfig", None, "llama_2 with one begin token and no system; LLaVA-1.6 Mistral"),
+        (
+            "chatml_direct",
+            "AnswerConfig",
+            None,
+            "ChatML with nothing between its turns; LLaVA-1.6 34B, and tokenizers that have <|im_start|>",
+        ),
+        ("mistral_direct", "AnswerConfig", None, "The same as chatml_direct, by LLaVA's other name"),
+        ("mpt", "MptConfig", LLAVA, "chatml_direct with other words of the system; LLaVA-MPT"),
+        ("qwen", "QwenConfig", "https://arxiv.org/abs/2407.10671", "ChatML with line breaks between its turns; Qwen 1.5 and 2"),
+        ("llama_3", "SystemConfig", "https://arxiv.org/abs/2407.21783", "Headers and <|eot_id|>; Llama 3"),
+        ("gemma", "SystemConfig", "https://arxiv.org/abs/2403.08295", "<start_of_turn> and <end_of_turn>; Gemma"),
+        ("phi_3", "SystemConfig", "https://arxiv.org/abs/2404.14219", "<|user|>, <|assistant|> and <|end|>; Phi-3"),
+    )
+]
+"""Every style that `vlmzoo_tasks.styles` describes: name, options, where it is published, in a few words."""
+
 
 @hookimpl
 def vlmzoo_components() -> list[ComponentSpec]:
@@ -26,23 +81,14 @@ def vlmzoo_components() -> list[ComponentSpec]:
         ),
         ComponentSpec(
             kind="template",
-            name="vicuna_v1",
-            factory="vlmzoo_tasks.vicuna:vicuna_v1",
-            config="vlmzoo_tasks.config:VicunaConfig",
-            summary="USER: and ASSISTANT:, each answer ended by the tokenizer's end token; LLaVA-1.5",
+            name="v0_plain",
+            factory="vlmzoo_tasks.v0_plain:V0PlainTemplate",
+            summary="LLaVA's `plain` to the letter: images, the caption and a line break; the user's words are left out",
             paper="https://arxiv.org/abs/2310.03744",
             license="Apache-2.0",
             tiny={},
         ),
-        ComponentSpec(
-            kind="template",
-            name="chatml_direct",
-            factory="vlmzoo_tasks.chatml:chatml_direct",
-            config="vlmzoo_tasks.config:ChatmlDirectConfig",
-            summary="ChatML with nothing between its turns; LLaVA-1.6 34B, and tokenizers that have <|im_start|>",
-            license="Apache-2.0",
-            tiny={},
-        ),
+        *CHAT_STYLES,
         ComponentSpec(
             kind="template",
             name="tokenizer",

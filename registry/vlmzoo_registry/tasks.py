@@ -101,7 +101,15 @@ class Template(ABC):
 
     @property
     def stop(self) -> str | None:
-        """The token that ends an answer, at which generation stops; None: the tokenizer's own end token."""
+        """The token that ends an answer, at which generation stops; None: the tokenizer's own end token, or `stop_words`."""
+        return None
+
+    @property
+    def stop_words(self) -> str | None:
+        """The words that end an answer, at which generation stops, for a style that ends with words and not with a token.
+
+        A turn that contains them must be refused.
+        """
         return None
 
 

@@ -120,8 +120,13 @@ class VLMProcessor:
             raise DataError(f"{source}: {error.message}", error.reasons) from error
 
     def decode(self, ids: Tensor, *, prompt_length: int = 0) -> list[str]:
-        """The text of each row of generated ids, without control tokens, after the first `prompt_length` ids."""
-        return [text.strip() for text in self.tokenizer.batch_decode(ids[:, prompt_length:], skip_special_tokens=True)]
+        """The text of each row of generated ids, without control tokens, after the first `prompt_length` ids.
+
+        It ends before the words that end an answer, where the style ends with words.
+        """
+        texts = self.tokenizer.batch_decode(ids[:, prompt_length:], skip_special_tokens=True)
+        words = self.template.stop_words
+        return [(text if words is None else text.split(words)[0]).strip() for text in texts]
 
 
 def _itself(image: Image.Image) -> Image.Image:

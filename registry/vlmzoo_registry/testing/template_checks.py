@@ -61,7 +61,8 @@ def spans_are_what_the_assistant_says(component: Component) -> None:
 
     If it fails: note the start and end of each piece while the text is put together; never search for it afterwards.
     """
-    stop = _bound(component)[0].stop or ""
+    template = _bound(component)[0]
+    stop = template.stop or template.stop_words or ""
     for name, turns, rendered in _rendered(component):
         length = len(rendered.text)
         outside = [span for span in rendered.spans if not 0 <= span.start < span.end <= length]
@@ -75,17 +76,23 @@ def spans_are_what_the_assistant_says(component: Component) -> None:
 
 
 def answers_end_as_generation_does(component: Component) -> None:
-    """Each answer ends with the template's `stop`, one token for the tokenizer; without one, the tokenizer's end token follows.
+    """Each answer ends with the template's `stop`, one token for the tokenizer, or with its `stop_words`, which no answer may
+    contain; without either, the tokenizer's end token follows.
 
     Why: a model that never learnt how answers end talks on until it is cut off.
 
-    If it fails: end each span with the token that `stop` names, or return `end=True` where there is one answer.
+    If it fails: end each span with the token that `stop` names or the words of `stop_words`, or return `end=True` where there
+    is one answer. Refuse answers that contain the words with a `DataError`.
     """
     template, tokenizer = _bound(component)
-    stop = template.stop
+    stop, words = template.stop, template.stop_words
+    require(stop is None or words is None, f"answers end with `stop` (={stop!r}) and `stop_words` (={words!r}): return one")
     if stop is not None:
         ids = tokenizer(stop, add_special_tokens=False)["input_ids"]
         require(len(ids) == 1, f"`stop` (={stop!r}) is {len(ids)} tokens: name it in `control_tokens`, or end with `eos_token`")
+    if words is not None:
+        _refuses_an_answer_with(words, template)
+        stop = words
     for name, _, rendered in _rendered(component):
         if stop is None:
             require(rendered.end, f"{name}: `stop` is None and `end` is False, so no end is learnt")
@@ -145,6 +152,14 @@ CHECKS: tuple[CheckFunction, ...] = (
     prompt_begins_the_text,
     prompt_has_the_ids_of_the_text,
 )
+
+
+def _refuses_an_answer_with(words: str, template: Template) -> None:
+    try:
+        template.render((Turn("user", "Say it."), Turn("assistant", f"It is{words} a bird.")), prompt=False)
+    except DataError:
+        return
+    raise CheckFailure(f"an answer that contains `stop_words` (={words!r}) is not refused: generation would end within it")
 
 
 def _bound(component: Component) -> tuple[Template, PreTrainedTokenizerFast]:

@@ -6,9 +6,8 @@ from transformers import PreTrainedTokenizerFast
 from vlmzoo_registry import AssemblyError, ConfigError, DataError, PluginError
 from vlmzoo_registry.byte_tokenizer import byte_tokenizer
 from vlmzoo_registry.tasks import IMAGE, Turn
-from vlmzoo_tasks.chatml import chatml_direct
-from vlmzoo_tasks.config import ChatmlDirectConfig, VicunaConfig
-from vlmzoo_tasks.vicuna import vicuna_v1
+from vlmzoo_tasks.config import AnswerConfig, VicunaConfig
+from vlmzoo_tasks.styles import chatml_direct, vicuna_v1
 
 ASKED = Turn("user", f"{IMAGE}\nWhat is this?")
 BIRD = Turn("assistant", "A bird.")
@@ -34,7 +33,7 @@ def vicuna(**options):
 
 
 def chatml(**options):
-    return chatml_direct(ChatmlDirectConfig(**options)).bind(tokenizer("<|im_start|>", "<|im_end|>"))
+    return chatml_direct(AnswerConfig(**options)).bind(tokenizer("<|im_start|>", "<|im_end|>"))
 
 
 # (template, turns, text with what is learnt in ⟦ ⟧)
@@ -127,7 +126,7 @@ def test_generation_stops_where_training_did():
 
 def test_tokenizer_without_the_tokens_of_the_style_is_refused():
     with pytest.raises(AssemblyError) as caught:
-        chatml_direct(ChatmlDirectConfig()).bind(tokenizer("<|im_start|>"))
+        chatml_direct(AnswerConfig()).bind(tokenizer("<|im_start|>"))
     assert caught.value.message == (
         "template `chatml_direct` cannot be used with this tokenizer: generation could not stop where training did"
     )
@@ -139,7 +138,7 @@ def test_tokenizer_without_the_tokens_of_the_style_is_refused():
     plain = byte_tokenizer()
     plain.add_tokens(["<|im_start|>", "<|im_end|>"])
     with pytest.raises(AssemblyError, match=r"no special token `<\|im_start\|>`"):
-        chatml_direct(ChatmlDirectConfig()).bind(plain)
+        chatml_direct(AnswerConfig()).bind(plain)
     endless = byte_tokenizer()
     endless.eos_token = None
     with pytest.raises(

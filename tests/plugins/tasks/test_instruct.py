@@ -9,7 +9,7 @@ from vlmzoo_registry.byte_tokenizer import byte_tokenizer
 from vlmzoo_registry.tasks import IMAGE, Sample, Turn
 from vlmzoo_tasks.config import VicunaConfig
 from vlmzoo_tasks.instruct import InstructObjective
-from vlmzoo_tasks.vicuna import vicuna_v1
+from vlmzoo_tasks.styles import vicuna_v1
 
 INSTRUCT = InstructObjective(NoOptions())
 VICUNA = vicuna_v1(VicunaConfig(system=None)).bind(byte_tokenizer())

@@ -199,6 +199,13 @@ class VLM(PreTrainedModel, GenerationMixin):
             return_dict: accepted for transformers' callers; the result is always a `VLMOutput`.
         """
 
+    def generate(self, *arguments: Any, **options: Any) -> Any:
+        """As transformers' `generate`; stops also at the words that end an answer, where the style ends with words."""
+        words = None if self.processor is None else self.processor.template.stop_words
+        if words is not None:
+            options = {"stop_strings": words, "tokenizer": self.processor.tokenizer, **options}
+        return cast(Any, super()).generate(*arguments, **options)
+
     # ---- images -----------------------------------------------------------------------------------------------------
 
     def encode_images(
