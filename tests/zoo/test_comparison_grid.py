@@ -175,5 +175,5 @@ def test_a_recipe_that_ships_is_a_base_by_its_name(toys, tmp_path, monkeypatch):
     assert [choice.component.full_name for choice in combination.recipe.model.connector] == ["connectors/linear"]
     assert combination.recipe.model.language.config.model == "openai-community/gpt2"
     (tmp_path / "vit-gpt2-coco").write_text("{}")  # a file of that name comes first
-    with pytest.raises(ConfigError, match="model: is missing"):
+    with pytest.raises(ConfigError, match="vit-gpt2-coco:1:1: stages: is missing"):
         combinations_of(grid, root, lambda _: None)
