@@ -310,7 +310,7 @@ def measure(case: Case) -> Result:
     real = batch["attention_mask"].bool()
     vocabulary = theirs.logits.shape[-1]
     gradients = gradient_differences(published, zoo, exchange.names(published.config).to_zoo)
-    padded = batch if case.side == "left" else trial_batch(zoo, case.images, side="left", words_first=case.words_first)
+    padded = trial_batch(zoo, case.images, side="left", words_first=case.words_first)
     return Result(
         name=case.name,
         what=case.what,

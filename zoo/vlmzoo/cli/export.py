@@ -30,6 +30,7 @@ def export(
         print_json({"folder": str(folder), "class": name, "difference": exported.difference})
         return
     out = console()
-    out.print(f"{name} in {folder}, its logits at most {exported.difference:.1e} from those of the checkpoint. To load it:")
+    out.print(f"{name} in {folder}: the same logits" + (f", but for {exported.difference:.1e}" if exported.difference else ""))
+    out.print("To load it:")
     out.print(f'  AutoModelForImageTextToText.from_pretrained("{folder}")', soft_wrap=True)
     out.print(f'  AutoProcessor.from_pretrained("{folder}")', soft_wrap=True)
