@@ -43,12 +43,18 @@ class Architecture:
         except TypeError as error:
             raise ConfigError(f"timm's `{self.name}` does not take the arguments {sorted(self.arguments)}: {error}") from error
 
-    def taking_any_size(self) -> "Architecture":
+    def taking_any_size(self, size: tuple[int, int]) -> "Architecture":
         """The same, with vision transformers told to resample their position embeddings to whatever comes (at the size they
         are built for nothing changes). Builds the model once; call it where tensors have no values.
+
+        Not where a patch does not divide `size`, at which they are to run (SigLIP at 384 with patches of 14): then timm leaves
+        the rest out, which it refuses to do for a transformer that takes any size.
         """
-        resampling = isinstance(self.build(), VisionTransformer | Eva)
-        return replace(self, arguments={"dynamic_img_size": True, **self.arguments}) if resampling else self
+        model = self.build()
+        if not isinstance(model, VisionTransformer | Eva):
+            return self
+        whole = all(side % patch == 0 for side, patch in zip(size, model.patch_embed.patch_size, strict=True))
+        return replace(self, arguments={"dynamic_img_size": True, **self.arguments}) if whole else self
 
 
 def architecture(config: TimmConfig) -> Architecture:

@@ -42,7 +42,7 @@ class TimmEncoder(VisionEncoder):
         self._transform = image_transform(config, named)
         self._size = (self._transform.height, self._transform.width)
         with torch.device("meta"), torch.enable_grad():
-            described = named.taking_any_size()
+            described = named.taking_any_size(self._size)
             twin = described.build()
             self._taps = _taps(config, described, twin)
             self._taps.prune(twin)

@@ -226,6 +226,19 @@ def test_sizes_that_a_model_cannot_take_are_refused(folders):
         built(torch.zeros(1, 3, 64, 70))
 
 
+@pytest.mark.parametrize("size", [{"img_size": 40}, {"img_size": 64}])
+def test_a_patch_that_does_not_divide_the_size_leaves_the_rest_out_as_timm_does(size):
+    """SigLIP at 384 pixels with patches of 14 has 27x27 of them; timm's `dynamic_img_size` would refuse the image."""
+    options = {"architecture": "test_vit", "dynamic_img_size": False, **size}
+    built = TimmEncoder(TimmConfig(config=options, image_size=40))
+    assert built.output_shape.grid == (2, 2)
+    image = pixels(built)
+    with torch.no_grad():
+        tokens = built(image).tokens
+        image[..., 32:, :] = image[..., 32:] = 7.0
+        assert torch.equal(built(image).tokens, tokens)
+
+
 # Pruning, training, rebuilding
 
 
