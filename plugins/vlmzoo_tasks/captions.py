@@ -19,7 +19,7 @@ class CaptionsDataset(Dataset):
             image, caption = text_field(row, "image", line, bad), caption_field(row, line, bad)
             if image is not None and caption is not None:
                 self.rows.append((line, identifier, image, caption))
-        bad.raise_any()
+        bad.raise_any(self)
 
     def __len__(self) -> int:
         """How many rows there are."""

@@ -9,6 +9,8 @@ from vlmzoo_tasks.rows import BadRows
 
 ROLES = ("system", "user", "assistant")
 
+MESSAGES = Form(field="messages", one="message", keys="{role, content}", words="content", answerer="the assistant")
+
 
 class ChatDataset(ConversationDataset):
     """Rows `{messages: [{role, content}, ...], images: [path, ...] (or image: path), id}`.
@@ -16,7 +18,7 @@ class ChatDataset(ConversationDataset):
     A content is a text in which `<image>` marks the images, or a list of `{type: text, text}` and `{type: image}`.
     """
 
-    form = Form(field="messages", one="message", keys="{role, content}", words="content", answerer="the assistant")
+    form = MESSAGES
 
     def image_field(self, row: dict[str, Any], line: int, bad: BadRows) -> str:
         """`images` or `image`."""
@@ -26,16 +28,21 @@ class ChatDataset(ConversationDataset):
 
     def read_turn(self, turn: dict[str, Any], field: str, line: int, bad: BadRows) -> Turn | None:
         """A message."""
-        others = sorted(set(turn) - {"role", "content"})
-        role, text = turn.get("role"), _text(turn.get("content"), f"{field}.content", line, bad)
-        if others:
-            bad.add(line, f"{field}.{others[0]}", "is not read, and nothing is dropped unsaid: take it out of the messages")
-        elif role not in ROLES:
-            hint = did_you_mean(role, ROLES) if isinstance(role, str) else ""
-            bad.add(line, f"{field}.role", f"must be one of {', '.join(ROLES)} (is {role!r}){hint}")
-        elif text is not None:
-            return Turn(role, text)
-        return None
+        return read_message(turn, field, line, bad)
+
+
+def read_message(turn: dict[str, Any], field: str, line: int, bad: BadRows) -> Turn | None:
+    """A message as a turn; None, and a reason noted, where it is not good."""
+    others = sorted(set(turn) - {"role", "content"})
+    role, text = turn.get("role"), _text(turn.get("content"), f"{field}.content", line, bad)
+    if others:
+        bad.add(line, f"{field}.{others[0]}", "is not read, and nothing is dropped unsaid: take it out of the messages")
+    elif role not in ROLES:
+        hint = did_you_mean(role, ROLES) if isinstance(role, str) else ""
+        bad.add(line, f"{field}.role", f"must be one of {', '.join(ROLES)} (is {role!r}){hint}")
+    elif text is not None:
+        return Turn(role, text)
+    return None
 
 
 def _text(content: Any, field: str, line: int, bad: BadRows) -> str | None:

@@ -1,13 +1,13 @@
 """COCO's captions (arXiv:1504.00325) as they are published: one JSON object with `images` and `annotations`."""
 
-import json
 from typing import Any
 
 from vlmzoo_registry.errors import DataError
 from vlmzoo_registry.tasks import Dataset, Sample
+from vlmzoo_tasks.coco import read_tables, whole_number
 from vlmzoo_tasks.config import CocoCaptionsConfig
 from vlmzoo_tasks.described import described_image
-from vlmzoo_tasks.rows import BadRows, caption_field, read_text, text_field
+from vlmzoo_tasks.rows import BadRows, caption_field, text_field
 
 
 class CocoCaptionsDataset(Dataset):
@@ -21,7 +21,7 @@ class CocoCaptionsDataset(Dataset):
         self.config = config
         self.rows: list[tuple[int, str, str, str]] = []
         bad = BadRows(config.path)
-        content = _read(config)
+        content = read_tables(config.path, ("images", "annotations"), "COCO's format of captions")
         files = _files(content["images"], bad)
         for number, row in enumerate(content["annotations"]):
             place = f"annotations[{number}]"
@@ -29,9 +29,9 @@ class CocoCaptionsDataset(Dataset):
                 bad.add(place, "row", f"must be an object of fields (is {type(row).__name__}): correct it, or drop it")
                 continue
             caption, identifier, image = caption_field(row, place, bad), row.get("id"), row.get("image_id")
-            if not _whole(identifier):
+            if not whole_number(identifier):
                 bad.add(place, "id", f"must be a whole number (is {identifier!r:.40}): correct it")
-            elif not _whole(image):
+            elif not whole_number(image):
                 bad.add(place, "image_id", f"must be a whole number (is {image!r:.40}): correct it")
             elif image not in files:
                 bad.add(
@@ -39,7 +39,7 @@ class CocoCaptionsDataset(Dataset):
                 )
             elif caption is not None:
                 self.rows.append((number, str(identifier), files[image], caption))
-        bad.raise_any()
+        bad.raise_any(self)
         if not self.rows:
             raise DataError(f"`{config.path}` has no annotations: name a file with captions (`captions_train2017.json`)")
 
@@ -61,25 +61,6 @@ class CocoCaptionsDataset(Dataset):
         )
 
 
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _read(config: CocoCaptionsConfig) -> dict[str, Any]:
-    try:
-        content = json.loads(read_text(config.path))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise DataError(f"`{config.path}` is not JSON ({error}): correct it, or download it again") from error
-    reasons = [
-        f"`{key}` must be a list (is {'missing' if not isinstance(content, dict) or key not in content else 'of another type'})"
-        for key in ("images", "annotations")
-        if not isinstance(content, dict) or not isinstance(content.get(key), list)
-    ]
-    if reasons:
-        raise DataError(f"`{config.path}` is not in COCO's format of captions:", reasons)
-    return dict(content)
-
-
 def _files(images: list[Any], bad: BadRows) -> dict[int, str]:
     """The file of each image id."""
     files: dict[int, str] = {}
@@ -90,7 +71,7 @@ def _files(images: list[Any], bad: BadRows) -> dict[int, str]:
             continue
         file = text_field(row, "file_name", place, bad)
         identifier: Any = row.get("id")
-        if not _whole(identifier):
+        if not whole_number(identifier):
             bad.add(place, "id", f"must be a whole number (is {identifier!r:.40}): correct it")
         elif identifier in files:
             bad.add(place, "id", f"{identifier} is the id of an earlier image too (`{files[identifier]}`): make it unique")

@@ -1,6 +1,7 @@
 """Rows that are conversations about images: what the formats of `chat` and `llava` share."""
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -50,14 +51,18 @@ class ConversationDataset(Dataset):
             faults = bad.count
             field = self.image_field(row, line, bad)
             found = Conversation(
-                line, row_id(row, line, bad), field, image_names(row, field, line, bad), self._turns(row, line, bad)
+                line,
+                row_id(row, line, bad),
+                field,
+                image_names(row, field, line, bad),
+                read_turns(self.form, self.read_turn, row, line, bad),
             )
             if bad.count == faults:
                 words = f"{self.form.field}[{{}}].{self.form.words}"
                 check_markers(found.turns, found.images, field, words, line, bad)
             if bad.count == faults:
                 self.rows.append(found)
-        bad.raise_any()
+        bad.raise_any(self)
 
     @abstractmethod
     def image_field(self, row: dict[str, Any], line: int, bad: BadRows) -> str:
@@ -78,24 +83,31 @@ class ConversationDataset(Dataset):
         images = (image_opener(self.config.images, name, f"{source}: {row.field}") for name in row.images)
         return Sample(id=row.id, turns=row.turns, images=tuple(images), source=source)
 
-    def _turns(self, row: dict[str, Any], line: int, bad: BadRows) -> tuple[Turn, ...]:
-        form = self.form
-        given = row.get(form.field)
-        if not isinstance(given, list) or not given:
-            what = "missing" if form.field not in row else f"must be a list of {form.one}s (is {given!r:.60})"
-            bad.add(line, form.field, f"{what}: give {form.one}s `{form.keys}`, or drop the row")
-            return ()
-        turns = []
-        for number, entry in enumerate(given):
-            field = f"{form.field}[{number}]"
-            if not isinstance(entry, dict):
-                what = f"must be an object `{form.keys}` (is {type(entry).__name__})"
-                bad.add(line, field, f"{what}: correct it, or drop the row")
-                continue
-            turn = self.read_turn(entry, field, line, bad)
-            if turn is not None:
-                turns.append(turn)
-        if not any(turn.role == "assistant" for turn in turns):
-            silent = f"no {form.one} is from {form.answerer}, so there is nothing to learn"
-            bad.add(line, form.field, f"{silent}: add its answer, or drop the row")
-        return tuple(turns)
+
+def read_turns(
+    form: Form,
+    read_turn: Callable[[dict[str, Any], str, int, BadRows], Turn | None],
+    row: dict[str, Any],
+    line: int,
+    bad: BadRows,
+) -> tuple[Turn, ...]:
+    """The turns of a row that is written in this form, each read by `read_turn`; what is wrong with them is noted."""
+    given = row.get(form.field)
+    if not isinstance(given, list) or not given:
+        what = "missing" if form.field not in row else f"must be a list of {form.one}s (is {given!r:.60})"
+        bad.add(line, form.field, f"{what}: give {form.one}s `{form.keys}`, or drop the row")
+        return ()
+    turns = []
+    for number, entry in enumerate(given):
+        field = f"{form.field}[{number}]"
+        if not isinstance(entry, dict):
+            what = f"must be an object `{form.keys}` (is {type(entry).__name__})"
+            bad.add(line, field, f"{what}: correct it, or drop the row")
+            continue
+        turn = read_turn(entry, field, line, bad)
+        if turn is not None:
+            turns.append(turn)
+    if not any(turn.role == "assistant" for turn in turns):
+        silent = f"no {form.one} is from {form.answerer}, so there is nothing to learn"
+        bad.add(line, form.field, f"{silent}: add its answer, or drop the row")
+    return tuple(turns)

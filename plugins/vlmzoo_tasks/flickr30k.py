@@ -37,7 +37,7 @@ class Flickr30kDataset(Dataset):
             elif caption is not None:
                 self.rows.append((line, identifier, image, caption))
             seen.setdefault(identifier, line)
-        bad.raise_any()
+        bad.raise_any(self)
         if not self.rows:
             raise DataError(f"`{config.path}` has no captions: name a file that has some")
 

@@ -9,11 +9,13 @@ from vlmzoo_tasks.rows import BadRows, text_field
 
 ROLES: dict[str, Literal["system", "user", "assistant"]] = {"system": "system", "human": "user", "gpt": "assistant"}
 
+CONVERSATIONS = Form(field="conversations", one="turn", keys="{from, value}", words="value", answerer="gpt")
+
 
 class LlavaDataset(ConversationDataset):
     """Rows `{id, image, conversations: [{from: human | gpt | system, value}]}`; `image` is a path, several, or absent."""
 
-    form = Form(field="conversations", one="turn", keys="{from, value}", words="value", answerer="gpt")
+    form = CONVERSATIONS
 
     def image_field(self, row: dict[str, Any], line: int, bad: BadRows) -> str:
         """`image`, always."""
@@ -21,10 +23,15 @@ class LlavaDataset(ConversationDataset):
 
     def read_turn(self, turn: dict[str, Any], field: str, line: int, bad: BadRows) -> Turn | None:
         """A turn, its speaker in our words."""
-        speaker, text = turn.get("from"), text_field(turn, "value", line, bad)
-        if not isinstance(speaker, str) or speaker not in ROLES:
-            hint = did_you_mean(speaker, ROLES) if isinstance(speaker, str) else ""
-            bad.add(line, f"{field}.from", f"must be one of {', '.join(ROLES)} (is {speaker!r}){hint}")
-        elif text is not None:
-            return Turn(ROLES[speaker], text)
-        return None
+        return read_llava_turn(turn, field, line, bad)
+
+
+def read_llava_turn(turn: dict[str, Any], field: str, line: int, bad: BadRows) -> Turn | None:
+    """A turn, its speaker in our words; None, and a reason noted, where it is not good."""
+    speaker, text = turn.get("from"), text_field(turn, "value", line, bad)
+    if not isinstance(speaker, str) or speaker not in ROLES:
+        hint = did_you_mean(speaker, ROLES) if isinstance(speaker, str) else ""
+        bad.add(line, f"{field}.from", f"must be one of {', '.join(ROLES)} (is {speaker!r}){hint}")
+    elif text is not None:
+        return Turn(ROLES[speaker], text)
+    return None

@@ -5,40 +5,48 @@ A file is read to its end before anything is raised, so that one look shows the 
 
 import gzip
 import json
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+import re
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from vlmzoo_registry.errors import BadRowsError, DataError, Fault, faults_message
+from vlmzoo_registry.images import ImageFile
+from vlmzoo_registry.tasks import IMAGE, Dataset, Turn
 
-from vlmzoo_registry.errors import DataError
-from vlmzoo_registry.images import open_image
-from vlmzoo_registry.tasks import IMAGE, Turn
-
-SHOWN = 20
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class BadRows:
-    """The reasons why rows of one file cannot be used; the first `SHOWN` are kept, all are counted."""
+    """What is wrong with rows of one file, or of one folder, whose places are then the paths in it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, folder: bool = False) -> None:
         self.path = path
-        self.reasons: list[str] = []
-        self.count = 0
+        self.faults: list[Fault] = []
+        self._between = "/" if folder else ":"
+        self._fatal = False
+
+    @property
+    def count(self) -> int:
+        """How many faults there are."""
+        return len(self.faults)
 
     def add(self, place: int | str, field: str, reason: str) -> None:
         """Note what is wrong with a field of the row that begins on this line, or that stands at this place of the file."""
-        self.count += 1
-        if self.count <= SHOWN:
-            self.reasons.append(f"{self.path}:{place}: {field}: {reason}")
+        self.faults.append(Fault(f"{self.path}{self._between}{place}", f"{field}: {reason}"))
 
-    def raise_any(self) -> None:
-        """Raise `DataError` with what was noted, if anything was."""
-        if self.count:
-            shown = f", of which the first {SHOWN} are" if self.count > SHOWN else ""
-            noun = "fault" if self.count == 1 else "faults"
-            raise DataError(f"`{self.path}` has {self.count} {noun} in its rows{shown}:", self.reasons)
+    def stop(self, place: int | str, field: str, reason: str) -> None:
+        """Note what keeps the rows behind it from being read: without these rows the file must not be used."""
+        self.add(place, field, reason)
+        self._fatal = True
+
+    def raise_any(self, rest: Dataset | None = None) -> None:
+        """Raise what was noted, if anything: `BadRowsError` where the `rest` can do without these rows, else `DataError`."""
+        if self.faults and rest is not None and not self._fatal:
+            raise BadRowsError(str(self.path), self.faults, rest)
+        if self.faults:
+            raise DataError(*faults_message(str(self.path), self.faults))
 
 
 def text_field(row: dict[str, Any], field: str, line: int | str, bad: BadRows) -> str | None:
@@ -83,9 +91,9 @@ def image_names(row: dict[str, Any], field: str, line: int, bad: BadRows) -> tup
     return tuple(names)
 
 
-def image_opener(folder: Path, name: str, where: str) -> Callable[[], Image.Image]:
+def image_opener(folder: Path, name: str, where: str) -> ImageFile:
     """What opens the image `name`, which must lie under `folder`, when it is called; `where` leads the message of an error."""
-    return partial(open_image, folder / name, where=where, root=folder)
+    return ImageFile(folder / name, folder, where)
 
 
 def check_markers(turns: Sequence[Turn], images: Sequence[str], field: str, words: str, line: int, bad: BadRows) -> None:
@@ -104,7 +112,7 @@ def read_text(path: Path) -> str:
     try:
         with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
             return file.read()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise DataError(f"`{path}` cannot be read ({type(error).__name__}: {error}): correct the path or the file") from error
 
 
@@ -131,9 +139,11 @@ def _lines(text: str, bad: BadRows) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
-                yield number, json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
+                value = whole_text(json.loads(line), line)
+            except (ValueError, RecursionError) as error:
                 bad.add(number, "row", f"is not JSON ({error}): correct it, or drop it")
+            else:
+                yield number, value
 
 
 def _list(text: str, bad: BadRows) -> Iterator[tuple[int, Any]]:
@@ -141,7 +151,7 @@ def _list(text: str, bad: BadRows) -> Iterator[tuple[int, Any]]:
     decoder = json.JSONDecoder()
     position = _skip(text, 0)
     if text[position : position + 1] != "[":
-        bad.add(text.count("\n", 0, position) + 1, "file", "must be a JSON list, `[` first: name JSON lines `.jsonl`")
+        bad.stop(text.count("\n", 0, position) + 1, "file", "must be a JSON list, `[` first: name JSON lines `.jsonl`")
         return
     position = _skip(text, position + 1)
     line, counted = 1, 0
@@ -151,21 +161,36 @@ def _list(text: str, bad: BadRows) -> Iterator[tuple[int, Any]]:
     while not closed:
         line, counted = line + text.count("\n", counted, position), position
         try:
-            value, position = decoder.raw_decode(text, position)
-        except (json.JSONDecodeError, RecursionError) as error:
-            bad.add(line, "row", f"is not JSON ({error}): correct it; what follows was not read")
+            value, end = decoder.raw_decode(text, position)
+        except (ValueError, RecursionError) as error:
+            bad.stop(line, "row", f"is not JSON ({error}): correct it; what follows was not read")
             return
-        yield line, value
-        position = _skip(text, position)
+        try:
+            value = whole_text(value, text[position:end])
+        except ValueError as error:
+            bad.add(line, "row", f"is not JSON ({error}): correct it, or drop it")
+        else:
+            yield line, value
+        position = _skip(text, end)
         mark = text[position : position + 1]
         if mark not in (",", "]"):
             line += text.count("\n", counted, position)
-            bad.add(line, "row", f"`,` or `]` must follow a row (is {mark!r}): correct it; what follows was not read")
+            bad.stop(line, "row", f"`,` or `]` must follow a row (is {mark!r}): correct it; what follows was not read")
             return
         closed = mark == "]"
         position = _skip(text, position + 1)
     if position < len(text):
-        bad.add(text.count("\n", 0, position) + 1, "file", "goes on after the `]` of its list: cut what follows")
+        bad.stop(text.count("\n", 0, position) + 1, "file", "goes on after the `]` of its list: cut what follows")
+
+
+def whole_text(value: Any, text: str) -> Any:
+    """A value that JSON's `text` gave. Raises `ValueError` for half of a surrogate pair: no file, no token has one."""
+    if _SURROGATE.search(text):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError("half of a surrogate pair, `\\ud800` to `\\udfff`, is no character") from error
+    return value
 
 
 def _skip(text: str, position: int) -> int:

@@ -12,9 +12,11 @@ from vlmzoo_registry.config import ComponentConfig, NoOptions
 from vlmzoo_registry.encoder_options import EncoderOptions
 from vlmzoo_registry.errors import (
     AssemblyError,
+    BadRowsError,
     CheckpointError,
     ConfigError,
     DataError,
+    Fault,
     PluginError,
     ResourceError,
     VlmzooError,
@@ -28,11 +30,13 @@ from vlmzoo_registry.suggest import did_you_mean, nearest
 if TYPE_CHECKING:
     from vlmzoo_registry.connector import Connector, ConnectorContext, DecoderBlock, InstructedConnector, LayersConnector
     from vlmzoo_registry.embedding_scales import EmbeddingScales, measure_embedding_scales
+    from vlmzoo_registry.images import ImageFile
     from vlmzoo_registry.inputs import check_pixels, check_tokens, check_views
     from vlmzoo_registry.language import LanguageModel
     from vlmzoo_registry.layout import Arrangement, ImageLayout, ImageSize, ImageText, LayoutContext
     from vlmzoo_registry.per_token import PerToken
-    from vlmzoo_registry.tasks import IMAGE, Dataset, Metric, Objective, Rendered, Sample, Span, Template, Turn
+    from vlmzoo_registry.tasks import IMAGE, Dataset, Metric, Objective, Rendered, Rule, Ruled, Sample, Span, Template, Turn
+    from vlmzoo_registry.token_row import TokenRow
     from vlmzoo_registry.vision import ImageTransform, VisionEncoder, VisionFeatures
 
 _LAZY = {
@@ -54,10 +58,13 @@ _LAZY = {
     "check_tokens": "inputs",
     "check_views": "inputs",
     "IMAGE": "tasks",
+    "ImageFile": "images",
     "Dataset": "tasks",
     "Metric": "tasks",
     "Objective": "tasks",
     "Rendered": "tasks",
+    "Rule": "tasks",
+    "Ruled": "tasks",
     "Sample": "tasks",
     "Span": "tasks",
     "Template": "tasks",
@@ -73,6 +80,7 @@ __all__ = [
     "Arrangement",
     "AssemblyError",
     "Catalogue",
+    "BadRowsError",
     "CheckpointError",
     "Component",
     "ComponentConfig",
@@ -86,8 +94,10 @@ __all__ = [
     "EmbeddingScales",
     "EncoderOptions",
     "FeatureShape",
+    "Fault",
     "Grid",
     "ImageLayout",
+    "ImageFile",
     "ImageSize",
     "ImageText",
     "ImageTransform",
@@ -104,6 +114,8 @@ __all__ = [
     "Rendered",
     "ResourceError",
     "Sample",
+    "Rule",
+    "Ruled",
     "Span",
     "Template",
     "Turn",

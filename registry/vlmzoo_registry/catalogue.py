@@ -16,7 +16,7 @@ from vlmzoo_registry.errors import ConfigError, PluginError
 from vlmzoo_registry.record import PluginRecord
 from vlmzoo_registry.suggest import did_you_mean, nearest
 
-KINDS = ("vision_encoder", "connector", "language_model", "layout", "objective", "template", "dataset", "metric")
+KINDS = ("vision_encoder", "connector", "language_model", "layout", "objective", "template", "dataset", "rule", "metric")
 """The kinds that the zoo itself uses, in the order of `vlmzoo list`; a plugin may bring others."""
 
 

@@ -5,6 +5,14 @@ what to do. Whoever finds several reasons collects them and raises once.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vlmzoo_registry.tasks import Dataset
+
+SHOWN_FAULTS = 20
+"""How many faults of rows a message shows; the error holds all."""
 
 
 class VlmzooError(Exception):
@@ -32,6 +40,36 @@ class DataError(VlmzooError):
     """A row, image or batch that cannot be used; names the row and the field."""
 
     exit_code = 3
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with a row: its `place` (`file:line`), and the `reason`, led by the field (`image: missing: ...`)."""
+
+    place: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.reason}"
+
+
+class BadRowsError(DataError):
+    """Rows of a source that cannot be used, while the others can: `faults` are all of them, `rest` is the data without.
+
+    A source raises it where a bad row is left out without harm, so that nobody loses rows unless they asked for that.
+    """
+
+    def __init__(self, source: str, faults: Sequence[Fault], rest: "Dataset") -> None:
+        super().__init__(*faults_message(source, faults))
+        self.faults = tuple(faults)
+        self.rest = rest
+
+
+def faults_message(source: str, faults: Sequence[Fault]) -> tuple[str, list[str]]:
+    """The message about faults of rows, and its reasons: the first `SHOWN_FAULTS` of them."""
+    shown = f", of which the first {SHOWN_FAULTS} are" if len(faults) > SHOWN_FAULTS else ""
+    noun = "fault" if len(faults) == 1 else "faults"
+    return f"`{source}` has {len(faults)} {noun} in its rows{shown}:", [str(fault) for fault in faults[:SHOWN_FAULTS]]
 
 
 class PluginError(VlmzooError):

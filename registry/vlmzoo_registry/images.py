@@ -4,6 +4,8 @@ Datasets and commands open images through this one door, so that a bad file is r
 """
 
 import warnings
+from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -40,40 +42,65 @@ def open_image(path: Path, *, where: str, root: Path | None = None) -> Image.Ima
     Where a `root` is given, the file must lie under it once all links are followed. `where` (`file:line: field`) leads the
     message. Raises `DataError` where the file is missing, elsewhere, above `MAX_PIXELS`, of another format, or damaged.
     """
-    real = path.resolve()
-    if root is not None and not real.is_relative_to(root.resolve()):
+    try:
+        real = path.resolve()
+        inside = root is None or real.is_relative_to(root.resolve())
+        there = inside and real.is_file()
+    except (OSError, ValueError, RuntimeError) as error:  # a name too long, a NUL in it, links in a circle
+        raise DataError(f"{where}: {str(path)!r:.80} cannot be a file ({error}): correct the path") from error
+    if not inside:
         raise DataError(
             f"{where}: `{path}` leads out of the image folder `{root}`: move the image there, or name its real folder"
         )
-    if not real.is_file():
+    if not there:
         raise DataError(f"{where}: `{path}` is not a file: correct the path or the image folder")
+    return _decoded(real, f"{where}: `{path}`")
+
+
+def decode_image(data: bytes, *, where: str) -> Image.Image:
+    """The first frame of the image in `data`, as `open_image` gives that of a file, with the same errors."""
+    return _decoded(BytesIO(data), f"{where}: the image")
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """Opens an image when it is called, as `open_image` does: what a `Sample` holds.
+
+    Two that open the same file are equal, whichever rows they belong to.
+    """
+
+    path: Path
+    root: Path | None
+    where: str = field(compare=False)
+
+    def __call__(self) -> Image.Image:
+        """The image, in RGB."""
+        return open_image(self.path, where=self.where, root=self.root)
+
+
+def _decoded(source: Path | BytesIO, named: str) -> Image.Image:
+    """The image in a file or in bytes; `named` leads the messages of errors."""
     try:
         with warnings.catch_warnings():
             # Pillow's own warning comes at another limit than ours, and later.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(real, formats=FORMATS)
+            image = Image.open(source, formats=FORMATS)
     except UnidentifiedImageError:
         formats = ", ".join(FORMATS)
-        raise DataError(
-            f"{where}: `{path}` is not an image of a known format ({formats}): convert it, or drop the row"
-        ) from None
+        raise DataError(f"{named} is not an image of a known format ({formats}): convert it, or drop the row") from None
     except Image.DecompressionBombError:
-        raise DataError(f"{where}: `{path}` has more than the {MAX_PIXELS:,} pixels allowed: scale it down") from None
+        raise DataError(f"{named} has more than the {MAX_PIXELS:,} pixels allowed: scale it down") from None
     except Exception as error:
-        raise DataError(
-            f"{where}: `{path}` cannot be opened ({type(error).__name__}: {error}): replace it, or drop the row"
-        ) from error
+        raise DataError(f"{named} cannot be opened ({type(error).__name__}: {error}): replace it, or drop the row") from error
     with image:
         pixels = image.width * image.height
         if pixels > MAX_PIXELS:
             raise DataError(
-                f"{where}: `{path}` has {image.width} x {image.height} = {pixels:,} pixels, "
+                f"{named} has {image.width} x {image.height} = {pixels:,} pixels, "
                 f"more than the {MAX_PIXELS:,} allowed: scale it down"
             )
         try:
             image.load()
             return to_rgb(ImageOps.exif_transpose(image))
         except Exception as error:  # decoders raise whatever they like on damaged bytes
-            raise DataError(
-                f"{where}: `{path}` is damaged ({type(error).__name__}: {error}): replace it, or drop the row"
-            ) from error
+            raise DataError(f"{named} is damaged ({type(error).__name__}: {error}): replace it, or drop the row") from error

@@ -30,7 +30,11 @@ class Turn:
 
 @dataclass(frozen=True)
 class Sample:
-    """One row of a dataset. `images` are opened when called, decoded in full, in RGB. `source` is `file:line` or a row id."""
+    """One row of a dataset. `images` are opened when called, decoded in full, in RGB. `source` is `file:line` or a row id.
+
+    What opens the same image should compare equal in all samples, as `vlmzoo_registry.images.ImageFile` does: rules that bring
+    together what is said of one image know it by that.
+    """
 
     id: str
     turns: tuple[Turn, ...]
@@ -64,7 +68,8 @@ class Rendered:
 class Dataset(ABC):
     """Implement this to bring a data source; constructed as `factory(config)`.
 
-    Bad rows raise `DataError` naming file:line:field.
+    Bad rows raise `DataError` naming file:line:field: `BadRowsError` with all of them where the others can be used without.
+    A component of this kind has no option called `rules`, which a recipe writes beside the options.
     """
 
     @abstractmethod
@@ -88,6 +93,29 @@ class Template(ABC):
         """
 
     def bind(self, tokenizer: "PreTrainedTokenizerBase") -> "Template":
+@dataclass(frozen=True)
+class Ruled:
+    """What a rule makes of a dataset, and a `note` of what it did, with numbers: for the log of a run."""
+
+    rows: Dataset
+    note: str
+
+
+class Rule(ABC):
+    """Implement this to change what a dataset gives (merge, split, sample, leave out); constructed as `factory(config)`.
+
+    A recipe lists rules under `rules:` of a dataset; they are applied in this order.
+    """
+
+    @abstractmethod
+    def apply(self, rows: Dataset) -> Ruled:
+        """The dataset with the rule applied, and a note of what it did.
+
+        The same rows give the same result; what is drawn is keyed by the samples' ids, never by their order. Ids that differ
+        before differ after. Opens no image. Raises `DataError` naming the samples' sources where the rule cannot be applied.
+        """
+
+
         """The template for this tokenizer; called once, before any `render`.
 
         Raises `AssemblyError` where the tokenizer lacks what the style writes. Default: itself, for a style of plain words.

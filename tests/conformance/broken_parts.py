@@ -17,6 +17,7 @@ from sound_parts import (
     SoundLayout,
     SoundMetric,
     SoundObjective,
+    SoundRule,
     SoundTemplate,
     SoundVision,
     described,
@@ -33,6 +34,7 @@ from vlmzoo_registry import (
     Component,
     DataError,
     Rendered,
+    Ruled,
     Span,
     VisionFeatures,
     check_pixels,
@@ -117,6 +119,7 @@ for _battery, _contract in {
     "objective": "Objective",
     "dataset": "Dataset",
     "metric": "Metric",
+    "rule": "Rule",
 }.items():
 
     @fault(
@@ -1176,6 +1179,64 @@ class MetricThatRemembers(SoundMetric):
 class MetricThatIsKind(SoundMetric):
     def score(self, truth, said):
         return 1.0
+
+
+# Rules
+
+
+@fault("rule", "gives_whole_samples", "conversations: row 0: 2 `<image>` for 1 images")
+class RuleThatMarksTwice(SoundRule):
+    def change(self, sample):
+        first = sample.turns[0]
+        return replace(sample, turns=(replace(first, text=first.text.replace(IMAGE, IMAGE * 2)), *sample.turns[1:]))
+
+
+@fault("rule", "gives_whole_samples", "choices: 2 samples have the ids ['the row']")
+class RuleThatMixesIds(SoundRule):
+    def change(self, sample):
+        return replace(sample, id="the row")
+
+
+@fault("rule", "gives_whole_samples", "conversations: row 0 has no source")
+class RuleThatForgetsWhereFrom(SoundRule):
+    def change(self, sample):
+        return replace(sample, source="")
+
+
+@fault("rule", "gives_whole_samples", "conversations: row 0: the assistant says nothing")
+class RuleThatSilences(SoundRule):
+    def change(self, sample):
+        return replace(sample, turns=tuple(turn for turn in sample.turns if turn.role == "user"))
+
+
+@fault("rule", "gives_whole_samples", "choices: the note is empty")
+class RuleWithoutNote(SoundRule):
+    def apply(self, rows):
+        return Ruled(rows, " ")
+
+
+@fault("rule", "gives_whole_samples", "the rule gives nothing of any rows")
+class RuleThatRefusesAll(SoundRule):
+    def apply(self, rows):
+        raise DataError(f"{rows[0].source}: no")
+
+
+@fault("rule", "gives_whole_samples", "choices: the refusal names no row: no")
+class RuleThatNamesNoRow(SoundRule):
+    def apply(self, rows):
+        raise DataError("no")
+
+
+@fault("rule", "gives_whole_samples", "the rule opened an image", also=("gives_the_same_every_time",))
+class RuleThatLooks(SoundRule):
+    def change(self, sample):
+        return replace(sample, id=f"{sample.id} of {len([image() for image in sample.images])}")
+
+
+@fault("rule", "gives_the_same_every_time", "instead of")
+class RuleThatDraws(SoundRule):
+    def change(self, sample):
+        return replace(sample, id=f"{sample.id} {random.random()}")
 
 
 # Image layouts

@@ -8,7 +8,7 @@ from torch import nn
 
 from vlmzoo_connectors.cross_attention import CrossAttention
 from vlmzoo_layouts.anyres import Anyres
-from vlmzoo_registry import DataError, Dataset, Metric, Objective, Rendered, Sample, Span, Template, Turn
+from vlmzoo_registry import DataError, Dataset, Metric, Objective, Rendered, Rule, Ruled, Sample, Span, Template, Turn
 from vlmzoo_registry.component import Component
 from vlmzoo_registry.spec import ComponentSpec
 from vlmzoo_registry.tasks import IMAGE, marker_positions
@@ -143,6 +143,32 @@ class SoundMetric(Metric):
 
 
 SOUND = {
+class SoundRule(Rule):
+    """Leaves every row as it is."""
+
+    def __init__(self, config):
+        pass
+
+    def apply(self, rows):
+        return Ruled(Changed(rows, self.change), f"{len(rows)} rows stay")
+
+    def change(self, sample):
+        return sample
+
+
+class Changed(Dataset):
+    """Rows with a change each."""
+
+    def __init__(self, rows, change):
+        self.rows, self.change = rows, change
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        return self.change(self.rows[index])
+
+
     battery: described(battery, f"sound_parts:{factory.__name__}")
     for battery, factory in {
         "vision_encoder": SoundVision,
@@ -155,4 +181,5 @@ SOUND = {
         "dataset": SoundDataset,
         "metric": SoundMetric,
     }.items()
+        "rule": SoundRule,
 }

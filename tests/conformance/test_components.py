@@ -16,8 +16,9 @@ FLOORS = {
     "layout": (8, 16),
     "objective": (2, 6),
     "template": (4, 11),
-    "dataset": (6, 6),
+    "dataset": (9, 6),
     "metric": (2, 7),
+    "rule": (9, 6),
 }
 """For each kind: how many components there are at least, and how many checks are carried out on each at least."""
 

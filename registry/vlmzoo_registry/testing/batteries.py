@@ -15,6 +15,7 @@ from vlmzoo_registry.testing import (
     metric_checks,
     objective_checks,
     part_checks,
+    rule_checks,
     template_checks,
     vision_checks,
 )
@@ -39,6 +40,7 @@ BATTERIES: dict[str, tuple[CheckFunction, ...]] = {
     "objective": objective_checks.CHECKS,
     "dataset": dataset_checks.CHECKS,
     "metric": metric_checks.CHECKS,
+    "rule": rule_checks.CHECKS,
 }
 """The checks of each kind, besides those of all. A kind that is not here (a plugin may bring one) has only those of all."""
 

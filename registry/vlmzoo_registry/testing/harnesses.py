@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from vlmzoo_registry.component import Component
-from vlmzoo_registry.tasks import Dataset, Metric, Objective, Template
+from vlmzoo_registry.tasks import Dataset, Metric, Objective, Rule, Template
 from vlmzoo_registry.testing.connector_harness import ConnectorHarness
 from vlmzoo_registry.testing.harness import Harness
 from vlmzoo_registry.testing.language_harness import LanguageHarness
@@ -13,7 +13,7 @@ from vlmzoo_registry.testing.layout_harness import LayoutHarness
 from vlmzoo_registry.testing.tiny import make, tiny_config
 from vlmzoo_registry.testing.vision_harness import VisionHarness
 
-TASKS = {"template": Template, "objective": Objective, "dataset": Dataset, "metric": Metric}
+TASKS = {"template": Template, "objective": Objective, "dataset": Dataset, "metric": Metric, "rule": Rule}
 
 
 def harness_for(component: Component) -> Harness[Any]:

@@ -5,10 +5,10 @@ import sys
 from importlib import import_module
 
 from vlmzoo_registry import ComponentConfig
-from vlmzoo_registry.tasks import Dataset, Metric, Objective, Template
+from vlmzoo_registry.tasks import Dataset, Metric, Objective, Rule, Template
 from vlmzoo_tasks.plugin import vlmzoo_components
 
-CONTRACTS = {"template": Template, "objective": Objective, "dataset": Dataset, "metric": Metric}
+CONTRACTS = {"template": Template, "objective": Objective, "dataset": Dataset, "metric": Metric, "rule": Rule}
 
 
 def attribute(reference: str):

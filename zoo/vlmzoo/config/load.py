@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from vlmzoo.config.about import Published
-from vlmzoo.config.choice import Choice
+from vlmzoo.config.choice import Choice, DataChoice
 from vlmzoo.config.document import cannot_be_used, read_document, read_mapping
 from vlmzoo.config.explain import Problem, missing_key, problems, unknown_key
 from vlmzoo.config.grid import BudgetConfig, EvaluateConfig, GridConfig
@@ -21,6 +21,7 @@ from vlmzoo.config.overrides import apply_override
 from vlmzoo.config.parts import (
     EVALUATE_PARTS,
     MODEL_PARTS,
+    RULES,
     STAGE_PARTS,
     spell_out_grid,
     spell_out_model,
@@ -282,8 +283,29 @@ class _Reader:
         except VlmzooError as error:
             self.refuse(name.place, (*field, "name"), " ".join(str(error).split()), plugin=isinstance(error, PluginError))
             return node.plain()
-        config = self._options(component, options, node, field)
-        return node.plain() if config is None else Choice(component, config)
+        own = {"name", RULES} if kind == "dataset" else {"name"}
+        config = self._options(component, options, node, field, own)
+        rules = self._rules(node, field) if kind == "dataset" else ()
+        if config is None or rules is None:
+            return node.plain()
+        return DataChoice(component, config, rules) if kind == "dataset" else Choice(component, config)
+
+    def _rules(self, node: Node, field: Field) -> tuple[Choice, ...] | None:
+        """The rules of a dataset; None, with the reasons noted, where they are wrong."""
+        rules = node.child(RULES)
+        if rules is None:
+            return ()
+        if not isinstance(rules.value, list):
+            self.refuse(rules.place, (*field, RULES), f"must be a list of rules (is {shown(rules.value)})")
+            return None
+        choices = []
+        for index, rule in enumerate(rules.value):
+            choice = self._part(rule, (*field, RULES, index), "rule")
+            if isinstance(choice, Choice):
+                choices.append(choice)
+            elif not isinstance(rule.value, dict):
+                self.refuse(rule.place, (*field, RULES, index), f"must be a rule (is {shown(rule.value)})")
+        return tuple(choices) if len(choices) == len(rules.value) else None
 
     def _no_name(self, node: Node, field: Field, kind: str) -> None:
         for key, child in node.items():
@@ -294,10 +316,10 @@ class _Reader:
         self.refuse(node.key, (*field, "name"), message)
 
     def _options(
-        self, component: Component, options: type[ComponentConfig], node: Node, field: Field
+        self, component: Component, options: type[ComponentConfig], node: Node, field: Field, own: set[str]
     ) -> ComponentConfig | None:
         """The component's options, with relative paths resolved; None, with the reasons noted, where they are wrong."""
-        given = Node({key: child for key, child in node.items() if key != "name"}, node.place, node.key)  # type: ignore[misc]
+        given = Node({key: child for key, child in node.items() if key not in own}, node.place, node.key)  # type: ignore[misc]
         try:
             config = _validated(options, given.plain())
             relative = list(_relative_paths(config, given))

@@ -22,6 +22,9 @@ STAGE_PARTS = {"objective": "objective", "data": "dataset", "template": "templat
 EVALUATE_PARTS = {"data": "dataset", "metrics": "metric"}
 """The kind of component under each key of a grid's `evaluate:`; both are lists of them."""
 
+RULES = "rules"
+"""The key of a dataset under which its rules stand, a list; the options of the dataset itself stand beside it."""
+
 
 def spell_out_recipe(node: Node) -> None:
     """Spell out the short forms of a recipe in place; what is no recipe is left as it is."""
@@ -36,7 +39,7 @@ def spell_out_recipe(node: Node) -> None:
                 _name(part)
         if data is not None and isinstance(data.value, list):
             for dataset in data.value:
-                _name(dataset)
+                _spell_out_dataset(dataset)
 
 
 def spell_out_model(node: Node) -> None:
@@ -65,7 +68,19 @@ def spell_out_grid(node: Node) -> None:
         entries = None if evaluate is None else evaluate.child(key)
         _list_of_one(entries, str | dict)
         for _, entry in entries.items() if entries is not None and key != "held_out" else ():
-            _name(entry)
+            if key == "data":
+                _spell_out_dataset(entry)
+            else:
+                _name(entry)
+
+
+def _spell_out_dataset(node: Node) -> None:
+    """A dataset by its bare name, and its rules: one alone without a list, each by its bare name."""
+    _name(node)
+    rules = node.child(RULES)
+    _list_of_one(rules, str | dict)
+    for _, rule in rules.items() if rules is not None else ():
+        _name(rule)
 
 
 def _list_of_one(node: Node | None, kind: Any) -> None:

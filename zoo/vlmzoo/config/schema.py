@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic.errors import PydanticUserError
 
-from vlmzoo.config.parts import MODEL_PARTS, STAGE_PARTS
+from vlmzoo.config.parts import MODEL_PARTS, RULES, STAGE_PARTS
 from vlmzoo.config.recipe import Recipe
 from vlmzoo_registry.catalogue import Catalogue, default_catalogue
 from vlmzoo_registry.component import Component
@@ -22,8 +22,14 @@ def recipe_schema(catalogue: Catalogue | None = None) -> Schema:
     catalogue = catalogue or default_catalogue()
     schema = Recipe.model_json_schema()
     definitions = schema["$defs"]
-    for kind in (*MODEL_PARTS.values(), *STAGE_PARTS.values()):
+    for kind in (*MODEL_PARTS.values(), *STAGE_PARTS.values(), "rule"):
         definitions[kind] = _part(catalogue.components(kind), definitions)
+    for dataset in definitions["dataset"].get("oneOf", ()):
+        if "properties" in dataset:
+            dataset["properties"][RULES] = {
+                "description": "What is done with its samples, one rule after the other.",
+                "anyOf": [{"$ref": "#/$defs/rule"}, {"type": "array", "items": {"$ref": "#/$defs/rule"}}],
+            }
     model, stage = definitions["ModelConfig"]["properties"], definitions["StageConfig"]["properties"]
 
     vision, connector = {"$ref": "#/$defs/vision_encoder"}, {"$ref": "#/$defs/connector"}

@@ -1,0 +1,43 @@
+"""Take long conversations apart (LLaVA-1.5, arXiv:2310.03744, appendix: those of RefCOCO into fewer than 10 questions)."""
+
+from dataclasses import replace
+
+from vlmzoo_registry.errors import DataError
+from vlmzoo_registry.tasks import IMAGE, Dataset, Rule, Ruled, Sample
+from vlmzoo_tasks.rules.config import SplitConversationsConfig
+from vlmzoo_tasks.rules.derived import Derived
+from vlmzoo_tasks.rules.exchanges import Talk, marked, talk
+from vlmzoo_tasks.rules.marks import with_marks
+
+
+class SplitConversations(Rule):
+    """Conversations of at most `most` questions: pieces in order, each with the system's words and all the images."""
+
+    def __init__(self, config: SplitConversationsConfig) -> None:
+        self._most = config.most
+
+    def apply(self, rows: Dataset) -> Ruled:
+        """Reads every sample once. Raises `DataError` where a conversation to be split shows images in later questions."""
+        places, split, faults = [], 0, []
+        for index in range(len(rows)):
+            sample = rows[index]
+            exchanges = talk(sample, "split_conversations").exchanges
+            count = -(-len(exchanges) // self._most)
+            if count > 1 and marked(exchanges[1:], IMAGE):
+                faults.append(f"{sample.source}: shows images in later questions than the first: drop the row")
+            split += count > 1
+            places += [(index, piece, count) for piece in range(count)]
+        if faults:
+            raise DataError(f"rule `split_conversations` cannot split {len(faults)} conversations, of which here:", faults[:20])
+        note = f"split_conversations: {split} of {len(rows)} conversations were split, {len(places)} are there now"
+        return Ruled(Derived(rows, places, self._piece), note)
+
+    def _piece(self, rows: Dataset, place: tuple[int, int, int]) -> Sample:
+        index, piece, count = place
+        sample = rows[index]
+        if count == 1:
+            return sample
+        said = talk(sample, "split_conversations")
+        exchanges = said.exchanges[piece * self._most : (piece + 1) * self._most]
+        turns = Talk(said.system, with_marks(exchanges, len(sample.images))).turns
+        return replace(sample, id=f"{sample.id}/{piece}", turns=turns)
