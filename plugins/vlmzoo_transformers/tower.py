@@ -71,7 +71,9 @@ class Tower:
                     f"{self.stride[0]}x{self.stride[1]}, the pixels of one token"
                 )
             try:
-                self._measured[size] = self._measure(size)
+                # A model may meet a new size while it generates; questions to tensors go past a dispatch mode there.
+                with torch.inference_mode(False):
+                    self._measured[size] = self._measure(size)
             except Exception as error:  # the classes of transformers raise whatever they like
                 raise AssemblyError(
                     f"`{family}`, made for {self.native[0]}x{self.native[1]} pixels, cannot take views of "
@@ -122,9 +124,9 @@ class Tower:
 
     def unused(self, taps: Sequence[str], final_norm: bool) -> frozenset[str]:
         """The parameters that no tapped output depends on, found by a backward pass without values, and constants."""
-        pixels = torch.zeros(1, 3, *self.native, device="meta")
-        parameters = {name: parameter for name, parameter in self.twin.named_parameters() if parameter.requires_grad}
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
+            pixels = torch.zeros(1, 3, *self.native, device="meta")
+            parameters = {name: parameter for name, parameter in self.twin.named_parameters() if parameter.requires_grad}
             outputs = self.run(self.twin, pixels, taps)
             if final_norm:
                 assert self.norm is not None

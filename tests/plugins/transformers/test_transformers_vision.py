@@ -149,3 +149,14 @@ def test_mllama_refuses_other_towers() -> None:
 def test_auto_model_still_maps_towers() -> None:
     """What `transformers/vision` relies on: a composite CLIP config's vision part builds the tower alone."""
     assert type(AutoModel.from_config(AutoConfig.for_model("clip_vision_model", **BASE))) is CLIPVisionModel
+
+
+@pytest.mark.parametrize("family", ["siglip_vision_model", "idefics2_vision"])
+def test_a_new_size_may_come_while_a_model_generates(family: str) -> None:
+    config = VisionConfig(config={"model_type": family, **BASE})
+    tower, pixels = TransformersVisionEncoder(config).eval(), torch.randn(1, 3, 32, 48)
+    expected = tower(pixels).tokens
+    with torch.inference_mode():
+        again = TransformersVisionEncoder(config).eval()
+        again.load_state_dict(tower.state_dict())
+        assert torch.equal(again(pixels).tokens, expected)
