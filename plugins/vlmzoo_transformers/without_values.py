@@ -1,10 +1,11 @@
-"""Run a tower on meta tensors although it asks whether its attention mask masks anything: of whole images it masks nothing.
+"""Run a tower on meta tensors, although it asks whether its attention mask masks anything and keeps tensors for later.
 
-transformers leaves such a mask out; a tensor without values cannot tell, and would end the run.
+transformers leaves a mask out that masks nothing (of whole images none does); a tensor without values cannot tell. And BEiT
+keeps its position index in a cache of the class: made on the meta device it would be garbage in every later run.
 """
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -24,6 +25,11 @@ class NothingMasked(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def for_pixels(pixels: Tensor) -> AbstractContextManager[Any]:
-    """What a tower runs in: `NothingMasked` where the pixels have no values, nothing special where they have."""
-    return NothingMasked() if pixels.is_meta else nullcontext()
+@contextmanager
+def for_pixels(pixels: Tensor) -> Iterator[None]:
+    """What a tower runs in: where the pixels have no values, nothing is masked, and what it makes itself has values."""
+    if pixels.is_meta:
+        with torch.device("cpu"), NothingMasked():
+            yield
+    else:
+        yield
