@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from vlmzoo_registry.per_token import PerToken
     from vlmzoo_registry.tasks import IMAGE, Dataset, Metric, Objective, Rendered, Rule, Ruled, Sample, Span, Template, Turn
     from vlmzoo_registry.token_row import TokenRow
+    from vlmzoo_registry.token_row import TokenRow
     from vlmzoo_registry.vision import ImageTransform, VisionEncoder, VisionFeatures
 
 _LAZY = {
@@ -68,6 +69,7 @@ _LAZY = {
     "Sample": "tasks",
     "Span": "tasks",
     "Template": "tasks",
+    "TokenRow": "token_row",
     "Turn": "tasks",
     "ImageTransform": "vision",
     "VisionEncoder": "vision",
@@ -118,6 +120,7 @@ __all__ = [
     "Ruled",
     "Span",
     "Template",
+    "TokenRow",
     "Turn",
     "VisionEncoder",
     "VisionFeatures",

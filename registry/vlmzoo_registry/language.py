@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from transformers import Cache, PreTrainedConfig, PreTrainedTokenizerBase
 
 from vlmzoo_registry.config import ComponentConfig
+from vlmzoo_registry.errors import AssemblyError
+from vlmzoo_registry.tasks import Reading
 
 
 class LanguageModel(nn.Module, ABC):
@@ -76,6 +78,27 @@ class LanguageModel(nn.Module, ABC):
         """
         return "none"
 
+    @property
+    def reads(self) -> frozenset[Reading]:
+        """What some objectives ask for, and `decode` takes or the model has; default: nothing of it.
+
+        "full_prefix": the prefix may be a whole row, and the hidden states there can be predicted from (masked LM).
+        "segment_ids" and "span_positions": `decode` takes Int[B, S] of that name, as `TokenRow` describes them.
+        "sentence_labels": there is a `sentence_head`.
+        """
+        return frozenset()
+
+    @property
+    def sentence_head(self) -> nn.Module:
+        """The module that maps the hidden state of a row's first token [..., d] to two logits [..., 2]: is next, is not.
+
+        Raises `AssemblyError` where the model has none.
+        """
+        raise AssemblyError(
+            f"`{type(self).__name__}` has no sentence head: leave next-sentence prediction out, or use a language model that "
+            "has one (`transformers/masked-lm`)"
+        )
+
     @abstractmethod
     def resize(self, rows: int) -> None:
         """Give the embedding (and a head that is tied to it or has fewer rows) at least `rows` rows; old rows are kept."""
@@ -94,7 +117,7 @@ class LanguageModel(nn.Module, ABC):
 
         T is S plus what the cache holds; the cache, where given, is updated in place. `prefix_mask` marks the leading positions
         of each row that see each other in both directions; it comes only to a model whose `prefix` is not "none", and only
-        where the cache holds nothing yet.
+        where the cache holds nothing yet. What `reads` names is passed by its name, and to no other model.
         """
 
     def reference_logits(self, ids: Int[Tensor, "B S"]) -> Float[Tensor, "B S V"] | None:

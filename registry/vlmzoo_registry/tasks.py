@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Literal
 from PIL import Image
 
 if TYPE_CHECKING:
+    from torch import Generator
     from transformers import PreTrainedTokenizerBase
+
+    from vlmzoo_registry.token_row import TokenRow
+
+Reading = Literal["full_prefix", "segment_ids", "span_positions", "sentence_labels"]
+"""What an objective may ask of a language model beside ids and labels; see `LanguageModel.reads`."""
 
 IMAGE = "<image>"
 """How an image is written in the text of a turn; the assembler swaps it for the tokenizer's own placeholder."""
@@ -40,6 +46,12 @@ class Sample:
     turns: tuple[Turn, ...]
     images: tuple[Callable[[], Image.Image], ...]
     source: str
+    label: int | None = None
+    """What a sentence head is to say of the sample: 0 where its second text follows the first, 1 where it does not."""
+    weight: float = 1.0
+    """How much its loss counts beside that of other samples; set by the stage, not by datasets."""
+    epoch: int = 0
+    """In which round through the data it is drawn; set by training, so that what is drawn for it differs between rounds."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +162,40 @@ class Objective(ABC):
 
         Raises `DataError` naming `sample.source` where nothing is supervised.
         """
+
+    def bind(self, tokenizer: "PreTrainedTokenizerBase") -> "Objective":
+        """The objective for this tokenizer; called once, before any `corrupt`.
+
+        Raises `AssemblyError` where the tokenizer lacks a token that the objective writes. Default: itself.
+        """
+        return self
+
+    @property
+    def attention(self) -> Literal["causal", "prefix", "full"]:
+        """Which tokens see each other.
+
+        "causal": each sees itself and those before it. "prefix": those before the first supervised one (or as many as
+        `TokenRow.prefix` says) also see each other in both directions. "full": all see all.
+        """
+        return "causal"
+
+    @property
+    def shift(self) -> bool:
+        """Whether the position before a label predicts it; False: each position predicts the label that stands at it."""
+        return self.attention != "full"
+
+    @property
+    def needs(self) -> frozenset[Reading]:
+        """What the language model must be able to read (or say) for this objective."""
+        return frozenset()
+
+    def corrupt(self, row: "TokenRow", generator: "Generator") -> "TokenRow":
+        """Change the tokens of a row, now that it has labels: those of what may be hidden. Default: the row as it is.
+
+        All that is random comes from `generator`, which is keyed by the run's seed, the stage, the epoch and the sample: the
+        same in every process and after every interruption, another in each epoch. Image slots keep their number and order.
+        """
+        return row
 
 
 class Metric(ABC):

@@ -208,13 +208,15 @@ def answer_losses(model: VLM, batch: dict[str, Tensor]) -> list[tuple[float, int
 
     Logits exist from the first supervised position on, no earlier ones.
     """
-    labels = batch.pop("labels")
-    batch.pop("weights", None)
+    for name in ("weights", "sample_weights", "sentence_labels"):
+        batch.pop(name, None)
+    shift = int("labels" in batch)  # the position before a label predicts it, a target is predicted in place
+    labels = batch.pop("labels" if shift else "targets")
     length = labels.shape[1]
     first = int((labels != IGNORE).any(dim=0).nonzero()[0])
-    kept = length - first + 1  # the position before a token predicts it
-    logits = model(**batch, logits_to_keep=kept).logits[:, :-1].float()  # [B, kept - 1, V]
-    targets = labels[:, first:]  # [B, kept - 1]
+    targets = labels[:, first:]  # [B, K]
+    kept = length - first + shift
+    logits = model(**batch, logits_to_keep=kept).logits[:, : targets.shape[1]].float()  # [B, K, V]
     supervised = targets != IGNORE
     likely = logits.log_softmax(dim=-1).gather(2, targets.where(supervised, 0)[..., None]).squeeze(2)
     nats = -likely.double().where(supervised, 0.0).sum(dim=1)

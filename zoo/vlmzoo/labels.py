@@ -9,11 +9,11 @@ from typing import Any, Literal
 from transformers import PreTrainedTokenizerBase
 
 from vlmzoo.config import Recipe, StageConfig, load_recipe
-from vlmzoo.data import Encoded, ImageToken, SampleStream
+from vlmzoo.data import ImageToken, SampleStream
 from vlmzoo.data.encode import IGNORE
 from vlmzoo.training.samples import make_collator, stage_samples
 from vlmzoo.without_values import without_values
-from vlmzoo_registry import Catalogue, ConfigError, DataError, did_you_mean
+from vlmzoo_registry import Catalogue, ConfigError, DataError, TokenRow, did_you_mean
 
 Kind = Literal["text", "control", "image"]
 
@@ -122,7 +122,7 @@ def _stage(plan: Recipe, name: str | None) -> StageConfig:
 
 
 def _pieces(
-    encoded: Encoded, tokenizer: PreTrainedTokenizerBase, image_token: ImageToken, runs: Sequence[int]
+    encoded: TokenRow, tokenizer: PreTrainedTokenizerBase, image_token: ImageToken, runs: Sequence[int]
 ) -> tuple[Piece, ...]:
     """The tokens of a row, kind by kind; each of the runs of slots that stand for its images is one piece."""
     ids, learnt = encoded.input_ids.tolist(), (encoded.labels != IGNORE).tolist()

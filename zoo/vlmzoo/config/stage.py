@@ -134,6 +134,16 @@ class StageConfig(Section):
     epochs: Positive | None = Field(default=None, description="How many times through the data; or give `steps`.")
     warmup: Fraction = Field(default=0.03, description="Fraction of the steps over which the learning rate rises from 0.")
     schedule: Literal["cosine", "constant"] = Field(default="cosine", description="The learning rate after the warm-up.")
+    loss_weights: Annotated[tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...], Field(strict=False)] | None = Field(
+        default=None,
+        description="How much the samples of each dataset of `data` count in the loss, in their order: `[0.2, 1.0]`.",
+    )
+    label_smoothing: Fraction = Field(
+        default=0.0, description="The share of each target that is spread over the whole vocabulary (arXiv:1512.00567)."
+    )
+    z_loss: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="The weight of (log Z)² beside the loss of each token, for example `1.0e-4` (arXiv:2204.02311)."
+    )
     clip: Annotated[float, Field(gt=0)] = Field(default=1.0, description="Largest norm of the gradient of all parts together.")
     precision: Literal["float32", "bf16"] = Field(
         default="float32", description="The type that forward and backward compute in."
@@ -154,6 +164,9 @@ class StageConfig(Section):
             found.append(("steps", "is missing: give `steps` or `epochs`"))
         if steps is not None and epochs is not None:
             found.append(("epochs", f"stands beside `steps` (={steps}): give one of them, not both"))
+        data, weights = values.get("data"), values.get("loss_weights")
+        if isinstance(data, list | tuple) and isinstance(weights, list | tuple) and len(data) != len(weights):
+            found.append(("loss_weights", f"has {len(weights)} weights, and `data` {len(data)} datasets: give one for each"))
         batch_size, micro_batch = values.get("batch_size"), values.get("micro_batch")
         if isinstance(batch_size, int) and isinstance(micro_batch, int) and micro_batch > 0 and batch_size % micro_batch:
             found.append(("micro_batch", f"must divide `batch_size` (={batch_size}) without remainder (is {micro_batch})"))

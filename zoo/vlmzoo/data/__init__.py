@@ -1,7 +1,7 @@
 """From samples to batches: ids with labels from character spans, images beside them, in an order that can be resumed."""
 
 from vlmzoo.data.collate import Collator
-from vlmzoo.data.encode import Encoded, ImageToken, encode, encode_prompt, refuse_special_tokens
+from vlmzoo.data.encode import ImageToken, encode, encode_prompt, refuse_special_tokens
 from vlmzoo.data.padding import pad_rows
 from vlmzoo.data.randomness import keyed_generator
 from vlmzoo.data.reader import ImageReader, one_marker, pad_images
@@ -10,7 +10,6 @@ from vlmzoo.data.stream import Draw, SampleStream, StreamState
 __all__ = [
     "Collator",
     "Draw",
-    "Encoded",
     "ImageReader",
     "ImageToken",
     "SampleStream",

@@ -12,13 +12,16 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from vlmzoo.data.encode import IGNORE, Encoded, ImageToken, encode, encode_prompt, refuse_special_tokens
+from vlmzoo.data.encode import ImageToken, encode, encode_prompt, refuse_special_tokens
 from vlmzoo.data.instruction import instruction_batch
-from vlmzoo.data.padding import Side, pad_rows
+from vlmzoo.data.padding import pad_rows
+from vlmzoo.data.randomness import keyed_generator
 from vlmzoo.data.reader import ImageReader
+from vlmzoo.data.row_batch import prefix_length, rows_batch
 from vlmzoo_registry.errors import DataError
 from vlmzoo_registry.layout import ImageText
 from vlmzoo_registry.tasks import IMAGE, Objective, Sample, Template
+from vlmzoo_registry.token_row import TokenRow
 
 
 class Collator:
@@ -28,7 +31,11 @@ class Collator:
     `pixel_values`: Float[B, V, 3, H, W] with zeros where a row has fewer views; `image_mask`: Bool[B, V]; both only where a
     row has an image. `image_layout`: Int[B, I, 4], only where images are cut by their size. `instruction_ids`,
     `instruction_mask`: Int[B, Q], only for a connector that reads them (`instructions` is its tokenizer). `weights`:
-    Float[B, S], only where a span has a weight other than 1.
+    Float[B, S], only where a span has a weight other than 1; `sample_weights`: Float[B], only where a sample has.
+
+    Some objectives give `targets` instead of `labels`, which each position itself predicts, and `prefix_mask`, `position_ids`,
+    `segment_ids`, `span_positions`, `sentence_labels`; what they draw at random is keyed by `key` (the run's seed, the stage),
+    the sample's epoch and its id.
     """
 
     def __init__(
@@ -41,6 +48,7 @@ class Collator:
         images: ImageReader,
         max_length: int,
         instructions: PreTrainedTokenizerBase | None = None,
+        key: tuple[int | str, ...] = (0,),
     ) -> None:
         self.objective = objective
         self.template = template
@@ -49,16 +57,15 @@ class Collator:
         self.images = images
         self.max_length = max_length
         self.instructions = instructions
+        self.key = key
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """A batch to train on. Raises `DataError` naming the row that cannot be used."""
         samples = [_opened(sample) for sample in samples]
         rows = [self.encode(sample) for sample in samples]
-        batch = self._text([row.input_ids for row in rows], side="right")
-        batch["labels"] = pad_rows([row.labels for row in rows], IGNORE, side="right")
-        if any(row.weights is not None for row in rows):
-            weights = [torch.ones(len(row.labels)) if row.weights is None else row.weights for row in rows]
-            batch["weights"] = pad_rows(weights, 1.0, side="right")
+        batch = rows_batch(rows, self.objective, filler=self._filler)
+        if any(sample.weight != 1 for sample in samples):
+            batch["sample_weights"] = torch.tensor([sample.weight for sample in samples])
         return batch | self._images(samples) | self._instructions(samples)
 
     def prompts(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
@@ -76,13 +83,24 @@ class Collator:
             row = encode_prompt(rendered, self.tokenizer, self.image_token, source=sample.source, images=shown)
             self._check_length(row, sample)
             rows.append(row)
-        return self._text(rows, side="left") | self._images(samples) | self._instructions(samples)
+        text = {
+            "input_ids": pad_rows(rows, self._filler, side="left"),
+            "attention_mask": pad_rows([torch.ones_like(row) for row in rows], 0, side="left"),
+        }
+        return text | self._images(samples) | self._instructions(samples)
 
-    def encode(self, sample: Sample) -> Encoded:
-        """The ids and labels of one sample. Raises `DataError` naming it where it cannot be used."""
+    def encode(self, sample: Sample) -> TokenRow:
+        """The tokens of one sample as it is learnt in its epoch. Raises `DataError` naming it where it cannot be used."""
         self._check(sample)
         rendered = self.objective.render(sample, self.template)
         row = encode(rendered, self.tokenizer, self.image_token, source=sample.source, images=self._shown(sample))
+        row = replace(row, sentence_label=sample.label)
+        try:
+            row = self.objective.corrupt(row, keyed_generator(*self.key, sample.epoch, sample.id, "corrupt"))
+            if self.objective.attention != "causal":
+                prefix_length(row, self.objective)
+        except DataError as error:
+            raise DataError(f"{sample.source}: {error.message}", error.reasons) from error
         self._check_length(row.input_ids, sample)
         return row
 
@@ -108,13 +126,10 @@ class Collator:
                 f"are more than `max_length` (={self.max_length}): raise it, or shorten or drop the row; nothing is ever cut"
             )
 
-    def _text(self, rows: Sequence[Int[Tensor, " _"]], *, side: Side) -> dict[str, Tensor]:
-        # What stands under a mask of 0 is never read; a tokenizer without a padding token needs none.
-        padding = 0 if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
-        return {
-            "input_ids": pad_rows(rows, padding, side=side),
-            "attention_mask": pad_rows([torch.ones_like(row) for row in rows], 0, side=side),
-        }
+    @property
+    def _filler(self) -> int:
+        """What stands under a mask of 0, and is never read; a tokenizer without a padding token needs none."""
+        return 0 if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
 
     def _images(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         rows = [[load() for load in sample.images] for sample in samples]

@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from vlmzoo_registry.errors import AssemblyError, DataError, PluginError
 from vlmzoo_registry.layout import ImageText
 from vlmzoo_registry.tasks import IMAGE, Rendered, Turn, marker_positions
-
-IGNORE = -100
-"""The label of a position that is not supervised."""
+from vlmzoo_registry.token_row import IGNORE, TokenRow
 
 
 @dataclass(frozen=True)
@@ -32,15 +30,6 @@ class ImageToken:
     text: str
     id: int
     slots: int
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """One row. `labels` stand beside their own ids (the loss shifts); `weights` is None where every weight is 1."""
-
-    input_ids: Int[Tensor, " S"]
-    labels: Int[Tensor, " S"]
-    weights: Float[Tensor, " S"] | None
 
 
 @dataclass(frozen=True)
@@ -72,7 +61,7 @@ def encode(
     *,
     source: str,
     images: Sequence[ImageText] | None = None,
-) -> Encoded:
+) -> TokenRow:
     """The ids of a text and which of them are supervised.
 
     `images` says what stands for each image; default: the slots of `image_token` for every one.
@@ -110,7 +99,7 @@ def encode(
         raise DataError(
             f"{source}: none of its {len(ids)} tokens is supervised: the answer is empty, or the objective skips it"
         )
-    return Encoded(
+    return TokenRow(
         input_ids=torch.tensor(ids),
         labels=torch.tensor(labels),
         weights=None if all(weight == 1.0 for weight in weights) else torch.tensor(weights),

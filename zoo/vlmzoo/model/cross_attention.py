@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 
 from vlmzoo.model.configuration import VLMConfig
+from vlmzoo.model.supervision import Supervision
 from vlmzoo.model.vision_cache import VisionMemory, visible_tokens
 from vlmzoo.model.vlm import VLM, SeenImage, VLMOutput
 from vlmzoo_registry import DataError, DecoderBlock, ImageLayout, LanguageModel, LayersConnector, VisionEncoder
@@ -71,9 +72,16 @@ class CrossAttentionVLM(VLM):
         instruction_ids: Int[Tensor, "B Q"] | None = None,
         instruction_mask: Int[Tensor, "B Q"] | None = None,
         prefix_mask: Bool[Tensor, "B S"] | None = None,
+        segment_ids: Int[Tensor, "B S"] | None = None,
+        span_positions: Int[Tensor, "B S"] | None = None,
         labels: Int[Tensor, "B S"] | None = None,
+        targets: Int[Tensor, "B S"] | None = None,
+        sentence_labels: Int[Tensor, " B"] | None = None,
         loss_weights: Float[Tensor, "B S"] | None = None,
         num_items_in_batch: int | float | Tensor | None = None,
+        num_sentences_in_batch: int | float | Tensor | None = None,
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
         use_cache: bool | None = None,
         logits_to_keep: int | None = None,
         return_dict: bool | None = None,
@@ -81,6 +89,16 @@ class CrossAttentionVLM(VLM):
         cache = DynamicCache(config=self.config.get_text_config()) if use_cache and past_key_values is None else past_key_values
         reads_prompt = cache is None or cache.get_seq_length() == 0
         slots = input_ids == self.config.image_token_id  # [B, S]
+        supervision = Supervision(
+            labels=labels,
+            targets=targets,
+            sentence_labels=sentence_labels,
+            loss_weights=loss_weights,
+            num_items_in_batch=num_items_in_batch,
+            num_sentences_in_batch=num_sentences_in_batch,
+            label_smoothing=label_smoothing,
+            z_loss=z_loss,
+        )
 
         embeddings = self.language.embedding(input_ids)  # [B, S, d]
         memory = VisionMemory.recall(cache)
@@ -99,17 +117,20 @@ class CrossAttentionVLM(VLM):
         markers = self.markers(slots)  # [B, S], one per image
         sight = None if memory is None else self.look(memory, markers)
 
+        reading = (
+            self.reading(input_ids, attention_mask, labels, prefix_mask, segment_ids, span_positions) if reads_prompt else {}
+        )
         with self.seeing(sight):
             hidden = self.language.decode(  # [B, S, d]
                 embeddings,
                 attention_mask=attention_mask,
                 position_ids=self.positions(attention_mask, position_ids, input_ids.shape[1]),
                 cache=cache,
-                **(self.prefix(input_ids, attention_mask, labels, prefix_mask) if reads_prompt else {}),
+                **reading,
             )
         if cache is not None and memory is not None:
             VisionMemory(memory.keys_values, memory.seen + markers.sum(dim=1), memory.owner).store(cache)
-        return self.finish(hidden, cache, labels, loss_weights, num_items_in_batch, logits_to_keep)
+        return self.finish(hidden, cache, attention_mask, supervision, logits_to_keep)
 
     # ---- what stands in the text ------------------------------------------------------------------------------------
 

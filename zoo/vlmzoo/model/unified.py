@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import Cache, DynamicCache
 
+from vlmzoo.model.supervision import Supervision
 from vlmzoo.model.vlm import VLM, VLMOutput
 from vlmzoo_registry import DataError
 
@@ -26,9 +27,16 @@ class UnifiedVLM(VLM):
         instruction_ids: Int[Tensor, "B Q"] | None = None,
         instruction_mask: Int[Tensor, "B Q"] | None = None,
         prefix_mask: Bool[Tensor, "B S"] | None = None,
+        segment_ids: Int[Tensor, "B S"] | None = None,
+        span_positions: Int[Tensor, "B S"] | None = None,
         labels: Int[Tensor, "B S"] | None = None,
+        targets: Int[Tensor, "B S"] | None = None,
+        sentence_labels: Int[Tensor, " B"] | None = None,
         loss_weights: Float[Tensor, "B S"] | None = None,
         num_items_in_batch: int | float | Tensor | None = None,
+        num_sentences_in_batch: int | float | Tensor | None = None,
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
         use_cache: bool | None = None,
         logits_to_keep: int | None = None,
         return_dict: bool | None = None,
@@ -36,6 +44,16 @@ class UnifiedVLM(VLM):
         cache = DynamicCache(config=self.config.get_text_config()) if use_cache and past_key_values is None else past_key_values
         reads_prompt = cache is None or cache.get_seq_length() == 0
         slots = input_ids == self.config.image_token_id  # [B, S]
+        supervision = Supervision(
+            labels=labels,
+            targets=targets,
+            sentence_labels=sentence_labels,
+            loss_weights=loss_weights,
+            num_items_in_batch=num_items_in_batch,
+            num_sentences_in_batch=num_sentences_in_batch,
+            label_smoothing=label_smoothing,
+            z_loss=z_loss,
+        )
 
         embeddings = self.language.embedding(input_ids)  # [B, S, d]
         if pixel_values is not None:
@@ -45,14 +63,17 @@ class UnifiedVLM(VLM):
             embeddings = place(embeddings, slots, placed)  # [B, S, d]
         elif reads_prompt:
             self.check_slots(slots, [[]] * len(slots))
+        reading = (
+            self.reading(input_ids, attention_mask, labels, prefix_mask, segment_ids, span_positions) if reads_prompt else {}
+        )
         hidden = self.language.decode(  # [B, S, d]
             embeddings,
             attention_mask=attention_mask,
             position_ids=self.positions(attention_mask, position_ids, input_ids.shape[1]),
             cache=cache,
-            **(self.prefix(input_ids, attention_mask, labels, prefix_mask) if reads_prompt else {}),
+            **reading,
         )
-        return self.finish(hidden, cache, labels, loss_weights, num_items_in_batch, logits_to_keep)
+        return self.finish(hidden, cache, attention_mask, supervision, logits_to_keep)
 
     @staticmethod
     def check_slots(slots: Bool[Tensor, "B S"], placed: Sequence[Sequence[Float[Tensor, "_ d"]]]) -> None:

@@ -22,9 +22,9 @@ from transformers.utils import ModelOutput
 
 from vlmzoo.adapters import Adapter
 from vlmzoo.data.reader import unpack_arrangements
-from vlmzoo.loss import masked_nll
 from vlmzoo.manifest import ComponentRecord
 from vlmzoo.model.configuration import VLMConfig
+from vlmzoo.model.supervision import Supervision
 from vlmzoo_registry import (
     Arrangement,
     Connector,
@@ -70,11 +70,16 @@ def frozen_modules(part: nn.Module) -> list[nn.Module]:
 
 @dataclass
 class VLMOutput(ModelOutput):
-    """What a forward returns; `logits` is None where labels were given and no logits were asked for."""
+    """What a forward returns; `logits` is None where labels were given and no logits were asked for.
+
+    `nll` and `z` are the sums over supervised tokens that `LossOutput` describes, without weights, smoothing or gradients.
+    """
 
     loss: Float[Tensor, ""] | None = None
     logits: Float[Tensor, "B K vocabulary"] | None = None
     past_key_values: Cache | None = None
+    nll: Float[Tensor, ""] | None = None
+    z: Float[Tensor, ""] | None = None
 
 
 class VLM(PreTrainedModel, GenerationMixin):
@@ -170,9 +175,16 @@ class VLM(PreTrainedModel, GenerationMixin):
         instruction_ids: Int[Tensor, "B Q"] | None = None,
         instruction_mask: Int[Tensor, "B Q"] | None = None,
         prefix_mask: Bool[Tensor, "B S"] | None = None,
+        segment_ids: Int[Tensor, "B S"] | None = None,
+        span_positions: Int[Tensor, "B S"] | None = None,
         labels: Int[Tensor, "B S"] | None = None,
+        targets: Int[Tensor, "B S"] | None = None,
+        sentence_labels: Int[Tensor, " B"] | None = None,
         loss_weights: Float[Tensor, "B S"] | None = None,
         num_items_in_batch: int | float | Tensor | None = None,
+        num_sentences_in_batch: int | float | Tensor | None = None,
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
         use_cache: bool | None = None,
         logits_to_keep: int | None = None,
         return_dict: bool | None = None,
@@ -191,9 +203,16 @@ class VLM(PreTrainedModel, GenerationMixin):
             instruction_mask: 0 at the padding of it.
             prefix_mask: the leading positions that see each other both ways, for a language model that can; default: none, or
                 all before the answer for a model that always needs them.
+            segment_ids: which of two texts a token belongs to, for a language model that reads it.
+            span_positions: where a token stands in a span that is filled in, for a language model that reads it.
             labels: targets aligned with `input_ids` (the loss shifts); -100 is not supervised.
+            targets: instead of labels, what each position itself predicts (masked LM); -100 is not supervised.
+            sentence_labels: what the sentence head says of each row; its loss is added.
             loss_weights: the weight of each target.
             num_items_in_batch: the loss's denominator where the batch is part of a larger one; default: its own count.
+            num_sentences_in_batch: the same for the sentence head.
+            label_smoothing: the share of each target that is spread over the vocabulary.
+            z_loss: the weight of (log Z)² beside each token's loss.
             use_cache: whether to make a cache where none was given.
             logits_to_keep: logits of the last so many positions; 0 for all. Default: all, or none where labels are given.
             return_dict: accepted for transformers' callers; the result is always a `VLMOutput`.
@@ -354,22 +373,42 @@ class VLM(PreTrainedModel, GenerationMixin):
             prefix_mask = said.long().cumsum(dim=1) == 0
         return {"prefix_mask": cast(Tensor, prefix_mask) & there}
 
+    def reading(
+        self,
+        input_ids: Int[Tensor, "B S"],
+        attention_mask: Int[Tensor, "B T"] | None,
+        labels: Int[Tensor, "B S"] | None,
+        prefix_mask: Bool[Tensor, "B S"] | None,
+        segment_ids: Int[Tensor, "B S"] | None,
+        span_positions: Int[Tensor, "B S"] | None,
+    ) -> dict[str, Tensor]:
+        """What `decode` is told where the text begins, besides its mask and positions: see `prefix`, and what was given.
+
+        Raises `DataError` for what the language model does not read.
+        """
+        channels = {"segment_ids": segment_ids, "span_positions": span_positions}
+        given = {name: tensor for name, tensor in channels.items() if tensor is not None}
+        strange = sorted(given.keys() - self.language.reads)
+        if strange:
+            raise DataError(f"`{strange[0]}` was given, but `{type(self.language).__name__}` does not read it: leave it out")
+        return given | self.prefix(input_ids, attention_mask, labels, prefix_mask)
+
     def finish(
         self,
         hidden: Float[Tensor, "B S d"],
         cache: Cache | None,
-        labels: Int[Tensor, "B S"] | None,
-        loss_weights: Float[Tensor, "B S"] | None,
-        num_items_in_batch: int | float | Tensor | None,
+        attention_mask: Int[Tensor, "B T"] | None,
+        supervision: Supervision,
         logits_to_keep: int | None,
     ) -> VLMOutput:
         """From hidden states to the loss and the logits; without labels no loss, without a request no [B, S, V] beside one."""
-        loss = logits = None
-        if labels is not None:
-            loss = masked_nll(hidden, self.language.head, labels, weights=loss_weights, normalizer=num_items_in_batch).loss
-        if labels is None or logits_to_keep is not None:
+        learnt = supervision.loss(hidden, attention_mask, self.language)
+        logits = None
+        if learnt is None or logits_to_keep is not None:
             logits = self.language.head(hidden[:, -(logits_to_keep or 0) :])  # [B, K, V]; -0 keeps all
-        return VLMOutput(loss=loss, logits=logits, past_key_values=cache)
+        if learnt is None:
+            return VLMOutput(logits=logits, past_key_values=cache)
+        return VLMOutput(loss=learnt.loss, logits=logits, past_key_values=cache, nll=learnt.nll, z=learnt.z)
 
     def prepare_inputs_for_generation(
         self, input_ids: Int[Tensor, "B S"], *args: Any, is_first_iteration: bool | None = False, **kwargs: Any

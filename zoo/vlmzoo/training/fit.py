@@ -6,7 +6,7 @@ A stage that is killed goes on from its last saved point, and ends with the weig
 import math
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -96,7 +96,7 @@ def fit(
         shown.print(parts_table(stage.name, rows_of_parts))
     optimizer = make_optimizer(states)
     wrapped, prepared = accelerator.prepare(model, optimizer)
-    update = GlobalBatch(accelerator, wrapped, make_collator(model, stage), states, stage)
+    update = GlobalBatch(accelerator, wrapped, make_collator(model, stage, seed=recipe.seed), states, stage)
     fingerprint = samples.fingerprint()
     done = Progress()
     if origin.point is not None:
@@ -116,6 +116,8 @@ def fit(
         "steps": steps,
         "samples": len(samples),
         "batch_size": stage.batch_size,
+        "label_smoothing": stage.label_smoothing,
+        "z_loss": stage.z_loss,
         "processes": accelerator.num_processes,
         "parts": rows_of_parts,
         "versions": versions(model),
@@ -135,7 +137,7 @@ def fit(
         for step in range(done.step, steps):
             began = time.perf_counter()
             seed_draws(recipe.seed, stage.name, step, accelerator.process_index)
-            rows = [samples[draw.index] for draw in stream.next_batch()]
+            rows = [replace(samples[draw.index], epoch=draw.epoch) for draw in stream.next_batch()]
             images = sum(len(row.images) for row in rows)
             rates = set_rates(prepared, states, step, steps, stage.warmup, stage.schedule)
             with explained_shortage(f"stage `{stage.name}`, step {step}", stage.micro_batch):
@@ -166,6 +168,8 @@ def fit(
                     {
                         "step": step,
                         "loss": gradients.loss,
+                        "nll": gradients.nll,
+                        "z": gradients.z,
                         "gradient_norm": norm,
                         "lr": rates,
                         "tokens": gradients.tokens,

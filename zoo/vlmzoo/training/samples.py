@@ -4,22 +4,25 @@ import hashlib
 import json
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import accumulate
 
 from vlmzoo.assemble import make_template
 from vlmzoo.config import StageConfig
 from vlmzoo.data import Collator
 from vlmzoo.model.vlm import VLM
-from vlmzoo_registry import DataError, Dataset, Objective, Sample
+from vlmzoo.objectives import refusals
+from vlmzoo_registry import AssemblyError, DataError, Dataset, Objective, Sample
 
 _LOOKED_AT = 64  # samples of a fingerprint
 
 
 class Samples:
-    """Several datasets as one; the ids of samples are made unique by the number of their dataset."""
+    """Several datasets as one. `weights`: how much the samples of each count in the loss; default: 1."""
 
-    def __init__(self, datasets: Sequence[Dataset]) -> None:
+    def __init__(self, datasets: Sequence[Dataset], weights: Sequence[float] | None = None) -> None:
         self._datasets = tuple(datasets)
+        self._weights = tuple(weights) if weights is not None else (1.0,) * len(self._datasets)
         self._ends = list(accumulate(len(dataset) for dataset in self._datasets))
         if not self._ends or self._ends[-1] == 0:
             raise DataError(f"`data`: {len(self._datasets)} datasets, and not one sample in them")
@@ -31,7 +34,8 @@ class Samples:
     def __getitem__(self, index: int) -> Sample:
         """The sample at this index."""
         number = bisect_right(self._ends, index)
-        return self._datasets[number][index - (self._ends[number - 1] if number else 0)]
+        sample = self._datasets[number][index - (self._ends[number - 1] if number else 0)]
+        return sample if self._weights[number] == 1 else replace(sample, weight=self._weights[number])
 
     def fingerprint(self) -> str:
         """A digest of the number of samples and of the texts of some of them, evenly spread: other data has another.
@@ -47,23 +51,34 @@ class Samples:
 
 def stage_samples(stage: StageConfig) -> Samples:
     """The samples of a stage. Raises `DataError` where its data cannot be used."""
-    return Samples([choice.make(Dataset) for choice in stage.data])
+    return Samples([choice.make(Dataset) for choice in stage.data], stage.loss_weights)
 
 
-def make_collator(model: VLM, stage: StageConfig) -> Collator:
+def make_collator(model: VLM, stage: StageConfig, *, seed: int = 0) -> Collator:
     """What turns the samples of a stage into batches for this model, to train on or to ask about.
 
-    Raises `AssemblyError` where the tokenizer lacks what the stage's template writes.
+    `seed` and the stage's name are what the random draws of its objective are keyed by, besides the epoch and the sample.
+
+    Raises `AssemblyError` where the tokenizer lacks what the stage's template or objective writes, and with every reason why
+    the language model cannot be trained with the objective.
     """
     tokenizer = model.processor.tokenizer
+    objective = stage.objective.make(Objective)
+    names = {"name": stage.objective.component.full_name, "language_name": model.config.model["language"]["name"]}
+    reasons = refusals(objective, model.language, **names)
+    if stage.loss_weights is not None and "sentence_labels" in objective.needs:
+        reasons.append(f"`{names['name']}` labels whole rows, which have no `loss_weights`: leave them out")
+    if reasons:
+        raise AssemblyError(f"stage `{stage.name}` cannot train this language model", reasons)
     return Collator(
-        objective=stage.objective.make(Objective),
+        objective=objective.bind(tokenizer),
         template=model.processor.template if stage.template is None else make_template(stage.template, tokenizer),
         tokenizer=tokenizer,
         image_token=model.processor.image_token,
         images=model.processor.images,
         max_length=_max_length(model),
         instructions=model.processor.instructions,
+        key=(seed, stage.name),
     )
 
 
