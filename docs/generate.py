@@ -3,8 +3,10 @@
 A hook of mkdocs: the command line from `--help`, recipes from the config classes, parts from the catalogue.
 """
 
+import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -26,6 +28,9 @@ Schema = dict[str, Any]
 COLUMNS = "96"
 """How wide help texts are set; the test asks the program for the same width."""
 
+LANGUAGE_MODELS = Path(__file__).parents[1] / "benchmarks" / "results" / "language_models.json"
+"""What the survey of language models found."""
+
 FIRST_PARTY = "vlmzoo"
 """The distribution whose parts the page of parts shows: what else is installed where the site is built is nobody's business."""
 
@@ -38,6 +43,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "reference/shipped.md": shipped(),
         "reference/grid.md": grids(),
         "reference/parts.md": parts(),
+        "reference/language-models.md": language_models(),
     }.items():
         files.append(File.generated(config, path, content=content))
     return files
@@ -197,6 +203,39 @@ def parts() -> str:
             text += f"\n## {kind.replace('_', ' ').capitalize()} {{ #{kind} }}\n"
         text += part(explain(component))
     return text
+
+
+def language_models() -> str:
+    """The survey of language models, as `benchmarks/language_models.py` found it."""
+    found = json.loads(LANGUAGE_MODELS.read_text(encoding="utf-8"))
+    asked = [row for row in found["rows"] if not row["skipped"]]
+    passing = [row for row in asked if set(row["checks"].values()) == {"passed"}]
+    failing = [row for row in asked if row not in passing]
+    text = (
+        "# Language models\n\n`transformers/causal-lm` takes any decoder of transformers; it has no code per family. Here is "
+        "what that is worth: every family that transformers lists as a causal language model, built tiny and at random, and "
+        f"put through the checks below. **{len(passing)} of {len(asked)} pass all of them** "
+        f"(transformers {found['transformers']}, torch {found['torch'].partition('+')[0]}; "
+        "`benchmarks/language_models.py` measures it again).\n\n"
+        "| check | what must hold |\n| --- | --- |\n"
+    )
+    text += "".join(f"| {name} | {cell(rule)} |\n" for name, rule in found["checks"].items())
+    text += (
+        "\n## Families that pass\n\n*Text scale* is the factor from a row of the embedding table to the vector that image "
+        "tokens stand beside, *internal scale* the factor from such a vector to what enters the first decoder layer; "
+        '"normalised" where it is no multiple of it (`vlmzoo_registry.EmbeddingScales`).\n\n'
+        "| family | class | decoder layers | text scale | internal scale |\n| --- | --- | --- | ---: | ---: |\n"
+    )
+    for row in passing:
+        scales = (row["scales"]["text"], row["scales"]["internal"])
+        words = " | ".join("normalised" if scale is None else f"{scale:.4g}" for scale in scales)
+        text += f"| `{row['family']}` | `{row['model']}` | `{row['layers']}` | {words} |\n"
+    text += "\n## Families that do not\n\n| family | class | fails | why |\n| --- | --- | --- | --- |\n"
+    for row in failing:
+        failed = ", ".join(name for name, result in row["checks"].items() if result != "passed")
+        text += f"| `{row['family']}` | `{row['model']}` | {failed} | {cell(row['why'])} |\n"
+    text += "\n## Listed by transformers, but no decoders of text\n\n| family | what it is |\n| --- | --- |\n"
+    return text + "".join(f"| `{row['family']}` | {cell(row['skipped'])} |\n" for row in found["rows"] if row["skipped"])
 
 
 def part(fields: dict[str, Any]) -> str:

@@ -12,14 +12,15 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, Cache, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.masking_utils import create_masks_for_generate
 
-from vlmzoo_registry import AssemblyError, ConfigError, LanguageModel, check_tokens
-from vlmzoo_registry.byte_tokenizer import BYTE_TOKENS, byte_tokenizer
+from vlmzoo_registry import AssemblyError, ConfigError, LanguageModel, PluginError, check_tokens
 from vlmzoo_transformers.config import CausalLMConfig
-from vlmzoo_transformers.logit_head import find_head, plain_head
+from vlmzoo_transformers.logit_head import HeadPlan, find_head, plain_head
 from vlmzoo_transformers.pretrained import architecture, torch_dtype, written_out
+from vlmzoo_transformers.resizing import resize_embeddings
+from vlmzoo_transformers.text_tokenizer import load_tokenizer
 from vlmzoo_transformers.trace import find_backbone, find_layers, find_list, on_meta, probe, record_calls, run_backbone
 
 
@@ -47,10 +48,23 @@ class TransformersCausalLM(LanguageModel):
         if on_meta(self.model):
             self._head, self._first_position = plain_head(self.model), 0
         else:
-            hidden, self._first_position = run_backbone(self.model, self._backbone)
-            self._head = find_head(self.model, self._backbone, hidden)
+            self._head, self._first_position = self._examine()
             if config.prefix != "none":
                 self._prove_prefix()
+
+    def _examine(self) -> tuple[HeadPlan, int]:
+        try:
+            hidden, first_position = run_backbone(self.model, self._backbone)
+            embeddings = probe(self.model)
+            head = find_head(
+                self.model, self._backbone, hidden, lambda: self.model(inputs_embeds=embeddings, use_cache=False).logits
+            )
+            return head, first_position
+        except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+            raise PluginError(
+                f"`{self.model.config.model_type}` cannot be run on embeddings without ids, and an image token has no id: "
+                f"{type(error).__name__}: {error}"
+            ) from error
 
     @classmethod
     def resolve(cls, config: CausalLMConfig) -> CausalLMConfig:
@@ -61,19 +75,7 @@ class TransformersCausalLM(LanguageModel):
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The model's own, the one named in the config, or one token per byte for a random architecture."""
-        source = self._config.tokenizer or self._config.model
-        if source is None:
-            rows = self.embedding.weight.shape[0]
-            if rows < BYTE_TOKENS:
-                raise ConfigError(
-                    f"`vocab_size` (={rows}) must be at least {BYTE_TOKENS}, one row per byte and three special tokens, "
-                    "where no `tokenizer` is named"
-                )
-            return byte_tokenizer()
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        if not tokenizer.is_fast:
-            raise ConfigError(f"the tokenizer of {source!r} gives no character offsets; labels need a fast tokenizer")
-        return tokenizer
+        return load_tokenizer(self._config.tokenizer or self._config.model, self.embedding.weight.shape[0])
 
     @property
     def text_config(self) -> PreTrainedConfig:
@@ -140,18 +142,7 @@ class TransformersCausalLM(LanguageModel):
 
     def resize(self, rows: int) -> None:
         """Add embedding rows, and head rows, as the mean of the old ones; a tied head stays tied."""
-        old = self.embedding.weight.shape[0]
-        if rows <= old:
-            return
-        # transformers draws the new rows at random by default; the mean is as good a start and the same at every build.
-        with torch.random.fork_rng(devices=[]):
-            self.model.resize_token_embeddings(rows, mean_resizing=False)
-        if on_meta(self.model):
-            return
-        with torch.no_grad():
-            for module in (self.embedding, self.model.get_output_embeddings()):
-                known = module.weight[:old]
-                module.weight[old:] = known.float().mean(dim=0).to(known.dtype)
+        resize_embeddings(self.model, rows)
 
     def decode(
         self,

@@ -38,8 +38,8 @@ class MllamaVisionConfig(PretrainedConfig):
     prefix: Literal["drop", "keep"] = Field(default="keep", description="What happens to the class token; published: kept.")
 
 
-class CausalLMConfig(PretrainedConfig):
-    """A causal language model of transformers."""
+class TextConfig(PretrainedConfig):
+    """What language models of transformers have in common."""
 
     tokenizer: str | None = Field(
         default=None, description="An id or folder; default: the model's own, or one token per byte for a random architecture."
@@ -47,8 +47,17 @@ class CausalLMConfig(PretrainedConfig):
     attention: Literal["eager", "sdpa", "flash_attention_2", "flex_attention"] | None = Field(
         default=None, description="The attention implementation; default: the best that transformers has for the family."
     )
+
+
+class CausalLMConfig(TextConfig):
+    """A causal language model of transformers."""
+
     prefix: Literal["none", "optional", "required"] = Field(
         default="none",
         description="Whether what stands before the answer sees itself in both directions: never, where it is asked for, or "
         "always (PaliGemma).",
     )
+
+
+class Seq2SeqLMConfig(TextConfig):
+    """An encoder-decoder model of transformers."""

@@ -6,7 +6,7 @@ between the two, and in a second the last of them puts out a ramp, and what come
 An unknown function is refused, never ignored.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from vlmzoo_registry import PluginError
-from vlmzoo_transformers.trace import first_tensor, probe
+from vlmzoo_transformers.trace import first_tensor
 
 _LARGE = 1e6  # far beyond any logit: a soft cap shows its bound there, a scale its slope
 
@@ -82,18 +82,20 @@ def plain_head(model: PreTrainedModel) -> HeadPlan:
     return HeadPlan((next(name for name, module in model.named_modules() if module is linear),))
 
 
-def find_head(model: PreTrainedModel, backbone: nn.Module, hidden: Tensor) -> HeadPlan:
-    """The way that `model` takes from the hidden states that its backbone gives for the probe's embeddings to its logits.
+def find_head(model: PreTrainedModel, backbone: nn.Module, hidden: Tensor, run: Callable[[], Tensor]) -> HeadPlan:
+    """The way that `model` takes from the hidden states that its backbone gives to its logits; `run` gives the logits.
 
     Raises `PluginError` where what enters the output layer is not made of the backbone's last hidden state by modules, or
     where what follows it is neither a scale nor a soft cap.
     """
     (linear,) = plain_head(model).modules
-    modules, entry = _find_modules(model, backbone, linear, hidden)
-    return HeadPlan(modules, entry, _find_transform(model, model.get_submodule(modules[-1])))
+    modules, entry = _find_modules(model, backbone, linear, hidden, run)
+    return HeadPlan(modules, entry, _find_transform(model, model.get_submodule(modules[-1]), run))
 
 
-def _find_modules(model: PreTrainedModel, backbone: nn.Module, linear: str, hidden: Tensor) -> tuple[tuple[str, ...], float]:
+def _find_modules(
+    model: PreTrainedModel, backbone: nn.Module, linear: str, hidden: Tensor, run: Callable[[], Tensor]
+) -> tuple[tuple[str, ...], float]:
     """The outermost modules between the backbone's last hidden state and the logits, and the factor before the first."""
     calls: list[tuple[str, Tensor, Tensor]] = []
 
@@ -110,7 +112,7 @@ def _find_modules(model: PreTrainedModel, backbone: nn.Module, linear: str, hidd
     handles = [module.register_forward_hook(record(name)) for name, module in outside]
     try:
         with torch.no_grad():
-            model(inputs_embeds=probe(model), use_cache=False)
+            run()
     finally:
         for handle in handles:
             handle.remove()
@@ -143,15 +145,26 @@ def _entered_by_multiple(
     if same:
         return same, 1.0
     for call in calls:
-        entered, values = call[1].float(), hidden.float()
+        entered, values = call[1].double(), hidden.double()
         if entered.shape == values.shape:
             factor = float((entered * values).sum() / (values * values).sum())
             if torch.allclose(entered, factor * values, rtol=_tolerance(hidden), atol=_tolerance(hidden)):
-                return [call], factor
+                return [call], _shortest(factor, hidden, call[1])
     return [], 1.0
 
 
-def _find_transform(model: PreTrainedModel, module: nn.Module) -> LogitTransform:
+def _shortest(factor: float, hidden: Tensor, entered: Tensor) -> float:
+    """The shortest number near `factor` that gives the same bits: the weights it was measured with must not be seen in it."""
+    for digits in range(1, 10):
+        multiplied, divided = float(f"{factor:.{digits}g}"), float(f"{1 / factor:.{digits}g}")
+        if torch.equal(hidden * multiplied, entered):
+            return multiplied
+        if torch.equal(hidden / divided, entered):
+            return 1 / divided
+    return factor
+
+
+def _find_transform(model: PreTrainedModel, module: nn.Module, run: Callable[[], Tensor]) -> LogitTransform:
     """What is done to the output of the last module: it puts out a ramp once."""
     ramp: list[Tensor] = []
 
@@ -164,7 +177,7 @@ def _find_transform(model: PreTrainedModel, module: nn.Module) -> LogitTransform
     handle = module.register_forward_hook(replace)
     try:
         with torch.no_grad():
-            logits = model(inputs_embeds=probe(model), use_cache=False).logits.float().cpu()
+            logits = run().float().cpu()
     finally:
         handle.remove()
     values = ramp[0].float()

@@ -5,7 +5,7 @@ from vlmzoo_registry import ComponentSpec, hookimpl
 
 @hookimpl
 def vlmzoo_components() -> list[ComponentSpec]:
-    """Vision towers and causal language models of transformers."""
+    """Vision towers and language models of transformers."""
     return [
         ComponentSpec(
             kind="vision_encoder",
@@ -72,6 +72,30 @@ def vlmzoo_components() -> list[ComponentSpec]:
                     "num_key_value_heads": 2,
                     "vocab_size": 320,
                     "max_position_embeddings": 512,
+                }
+            },
+        ),
+        ComponentSpec(
+            kind="language_model",
+            name="seq2seq-lm",
+            factory="vlmzoo_transformers.seq2seq_lm:TransformersSeq2SeqLM",
+            config="vlmzoo_transformers.config:Seq2SeqLMConfig",
+            summary="An encoder-decoder model of transformers (T5, BART): the encoder reads the prompt and its images.",
+            paper="arXiv:1910.10683",
+            license="as the weights",
+            requires=("transformers>=5.17",),
+            tiny={
+                "config": {
+                    "model_type": "t5",
+                    "d_model": 32,
+                    "d_kv": 8,
+                    "d_ff": 64,
+                    "num_layers": 2,
+                    "num_decoder_layers": 3,
+                    "num_heads": 4,
+                    "feed_forward_proj": "gated-gelu",
+                    "vocab_size": 320,
+                    "decoder_start_token_id": 0,
                 }
             },
         ),

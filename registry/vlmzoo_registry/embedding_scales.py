@@ -18,12 +18,13 @@ from vlmzoo_registry.language import LanguageModel
 class EmbeddingScales:
     """What is between the rows of the embedding table, the vectors in the sequence, and the first decoder layer.
 
-    `text` is the factor from a row of the table to the vector that an image token stands beside. `internal` is the factor from
-    such a vector to what enters the first decoder layer, positions aside; None where that is no multiple of it (a norm or a
-    projection comes first), so that the size of an inserted vector says little.
+    `text` is the factor from a row of the table to the vector that an image token stands beside; None where the vector is no
+    multiple of the row (it is normalised). `internal` is the factor from such a vector to what enters the first decoder layer,
+    positions aside; None where that is no multiple of it (a norm or a projection comes first), so that the size of an inserted
+    vector says little.
     """
 
-    text: float
+    text: float | None
     internal: float | None
 
 
@@ -31,7 +32,7 @@ class EmbeddingScales:
 def measure_embedding_scales(language: LanguageModel) -> EmbeddingScales:
     """Run `language` on random vectors and look at what enters its first decoder layer.
 
-    Raises `AssemblyError` where the model names no decoder layers, or where its embedding is no multiple of a table.
+    Raises `AssemblyError` where the model names no decoder layers, or where its embedding holds no table.
     """
     table = next((parameter for parameter in language.embedding.parameters() if parameter.ndim == 2), None)
     ids = torch.arange(3, 7)
@@ -41,8 +42,6 @@ def measure_embedding_scales(language: LanguageModel) -> EmbeddingScales:
         )
     rows = table[ids.to(table.device)]
     text = _factor(language.embedding(ids[None].to(table.device))[0].float(), rows.float())
-    if text is None:
-        raise AssemblyError("what `embedding` gives is no multiple of its table's rows")
     vectors = torch.randn(1, 4, language.width, generator=torch.Generator().manual_seed(0)).to(table)
     # Positions are added to both, and are gone from the difference.
     once, twice = (_enters_first_layer(language, factor * vectors) for factor in (1, 2))
@@ -68,4 +67,4 @@ def _factor(found: Tensor, of: Tensor) -> float | None:
     if found.shape != of.shape:
         return None
     factor = float((found * of).sum() / (of * of).sum())
-    return factor if torch.allclose(found, factor * of, rtol=1e-3, atol=1e-4 * float(of.abs().max())) else None
+    return factor if torch.allclose(found, factor * of, rtol=1e-3, atol=1e-3 * float(found.abs().max())) else None

@@ -9,7 +9,7 @@ from transformers import DynamicCache
 from vlmzoo_registry.component import Component
 from vlmzoo_registry.testing.check import CheckFailure, CheckFunction, NotApplicable, require
 from vlmzoo_registry.testing.harness import TOLERANCE, difference
-from vlmzoo_registry.testing.language_harness import TEXT, LanguageHarness, depth_of, rows_of_head
+from vlmzoo_registry.testing.language_harness import TEXT, LanguageHarness, depth_of, prefix_of, rows_of_head
 
 ROWS = 2
 
@@ -27,7 +27,7 @@ def returns_what_it_declares(component: Component) -> None:
     ids = harness.ids(model, ROWS)
     with torch.no_grad():
         embeddings = model.embedding(ids)
-        hidden = model.decode(embeddings)
+        hidden = model.decode(embeddings, **prefix_of(model, torch.ones_like(ids)))
         logits = model.head(hidden)
     wanted = (ROWS, TEXT, model.width)
     require(tuple(embeddings.shape) == wanted, f"`embedding` gives {tuple(embeddings.shape)}, declared {wanted}")
@@ -75,7 +75,7 @@ def is_causal(component: Component) -> None:
         other[row, place] = next(token for token in harness.ids(model, 1, 100)[0] if token != ids[row, place])
     for mask in (None, torch.ones_like(ids)):
         with torch.no_grad():
-            one, two = (model.head(model.decode(model.embedding(row), attention_mask=mask)) for row in (ids, other))
+            one, two = (harness.continued(model, row, mask=mask) for row in (ids, other))
         given = "without" if mask is None else "with"
         distance = difference(two[:, :place], one[:, :place])
         require(distance <= TOLERANCE, f"{given} `attention_mask`, token {place} moves the logits before it by {distance:.2g}")
@@ -105,8 +105,7 @@ def cache_changes_nothing(component: Component) -> None:
                 read += piece.shape[1]
                 mask = torch.ones(ROWS, read, dtype=torch.long) if masked else None
                 positions = None if mask is None else _positions(mask)[:, -piece.shape[1] :]
-                hidden = model.decode(model.embedding(piece), attention_mask=mask, position_ids=positions, cache=cache)
-                pieces.append(model.head(hidden))
+                pieces.append(harness.continued(model, piece, mask=mask, positions=positions, cache=cache))
             kept = cache.get_seq_length()
             given = "with" if masked else "without"
             require(kept == TEXT, f"after {TEXT} tokens, {given} `attention_mask`, the cache holds {kept}")
@@ -135,8 +134,8 @@ def padding_changes_nothing(component: Component) -> None:
             start = TEXT - length if side == "left" else 0
             mask[0] = 0
             mask[0, start : start + length] = 1
-            hidden = model.decode(model.embedding(ids), attention_mask=mask, position_ids=_positions(mask))
-            padded = model.head(hidden)[:1, start : start + length]
+            logits = harness.continued(model, ids, mask=mask, positions=_positions(mask))
+            padded = logits[:1, start : start + length]
             require(bool(torch.isfinite(padded).all()), f"with padding on the {side} the logits are not finite")
             distance = difference(padded, alone)
             require(distance <= TOLERANCE, f"padding on the {side} moves the logits by {distance:.2g}")
@@ -176,7 +175,8 @@ def resize_keeps_old_rows(component: Component) -> None:
     ids, rows = harness.ids(model, ROWS), rows_of_head(model)
     names = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     with torch.no_grad():
-        every, hidden = model.embedding(torch.arange(rows)[None]), model.decode(model.embedding(ids))
+        every = model.embedding(torch.arange(rows)[None])
+        hidden = model.decode(model.embedding(ids), **prefix_of(model, torch.ones_like(ids)))
         logits = model.head(hidden)
         model.resize(rows + 5)
         grown = rows_of_head(model)
@@ -201,7 +201,7 @@ def decoder_layers_run_once_in_order(component: Component) -> None:
     """One forward calls each of `decoder_layers` once, in order, hidden states [B, S, d] first in and first out.
 
     Why: cross-attention blocks run from hooks on these layers; one that is bypassed never sees an image, one that runs twice
-    sees it twice.
+    sees it twice. (Where the model needs a prefix, its layers may see fewer positions than S: an encoder read the others.)
 
     If it fails: list the layers that `decode` calls, not copies or wrappers of them, and call them as modules, not by
     `.forward`. A model without such a list raises `AssemblyError` when asked; the check then does not apply.
@@ -214,17 +214,18 @@ def decoder_layers_run_once_in_order(component: Component) -> None:
     calls: list[int] = []
     wrong: list[str] = []
     wanted = (ROWS, TEXT, model.width)
+    free = model.prefix == "required"
     inputs = harness.inputs(model, ROWS)
 
     def enters(number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         calls.append(number)
         hidden = args[0] if args else kwargs.get("hidden_states")
-        if not isinstance(hidden, Tensor) or tuple(hidden.shape) != wanted:
+        if not isinstance(hidden, Tensor) or not _fits(hidden, wanted, free):
             wrong.append(f"into layer {number} goes {_shape(hidden)} first, not hidden states {wanted}")
 
     def leaves(number: int, output: object) -> None:
         hidden = output[0] if isinstance(output, tuple) and output else output
-        if not isinstance(hidden, Tensor) or tuple(hidden.shape) != wanted:
+        if not isinstance(hidden, Tensor) or not _fits(hidden, wanted, free):
             wrong.append(f"out of layer {number} comes {_shape(hidden)} first, not hidden states {wanted}")
 
     for number, layer in enumerate(layers):
@@ -268,6 +269,12 @@ CHECKS: tuple[CheckFunction, ...] = (
 def _positions(mask: Tensor) -> Tensor:
     """Counted from the mask, as the zoo does."""
     return (mask.cumsum(dim=1) - 1).clamp(min=0)
+
+
+def _fits(hidden: Tensor, wanted: tuple[int, int, int], free: bool) -> bool:
+    """Whether hidden states have this shape; `free`: any number of positions up to that."""
+    found = tuple(hidden.shape)
+    return found == wanted or (free and len(found) == 3 and found[::2] == wanted[::2] and 0 < found[1] <= wanted[1])
 
 
 def _shape(value: object) -> str:

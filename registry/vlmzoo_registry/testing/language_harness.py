@@ -1,9 +1,11 @@
 """How a tiny language model is made and fed: random ids through its own embedding, decoder and head."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import Cache
 
 from vlmzoo_registry.config import ComponentConfig
 from vlmzoo_registry.errors import AssemblyError
@@ -12,6 +14,9 @@ from vlmzoo_registry.testing.harness import PassingHarness
 from vlmzoo_registry.testing.tiny import make
 
 TEXT = 9
+
+PREFIX = 3
+"""How much of a text a model reads as its prefix, where it needs one."""
 
 
 class LanguageHarness(PassingHarness[LanguageModel]):
@@ -47,13 +52,30 @@ class LanguageHarness(PassingHarness[LanguageModel]):
 
     def logits(self, part: LanguageModel, ids: Tensor) -> Tensor:
         """The logits of ids as the zoo computes them, [B, S, V]."""
-        logits: Tensor = part.head(part.decode(part.embedding(ids)))
+        return self.continued(part, ids)
+
+    def continued(
+        self,
+        part: LanguageModel,
+        ids: Tensor,
+        *,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """The same with padding or a cache; a model that needs a prefix reads the first tokens of a text as such."""
+        embeddings = part.embedding(ids)
+        options = {"attention_mask": mask, "position_ids": positions, "cache": cache}
+        if cache is None or cache.get_seq_length() == 0:
+            options |= prefix_of(part, torch.ones_like(ids) if mask is None else mask)
+        logits: Tensor = part.head(part.decode(embeddings, **options))
         return logits
 
     def through(self, part: LanguageModel) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
         """The embeddings."""
         embeddings = part.embedding(self.ids(part, 2)).detach().requires_grad_()
-        return {"embeddings": embeddings}, (part.head(part.decode(embeddings)),)
+        mask = torch.ones(embeddings.shape[:2], dtype=torch.long)
+        return {"embeddings": embeddings}, (part.head(part.decode(embeddings, **prefix_of(part, mask))),)
 
     def wrong_calls(self, part: LanguageModel) -> dict[str, Callable[[], object]]:
         """Embeddings that are too wide, and embeddings without a batch."""
@@ -64,9 +86,17 @@ class LanguageHarness(PassingHarness[LanguageModel]):
         }
 
 
+def prefix_of(part: LanguageModel, mask: Tensor) -> dict[str, Any]:
+    """What `decode` is told besides: the first `PREFIX` tokens of each text, where the model needs a prefix."""
+    if part.prefix != "required":
+        return {}
+    return {"prefix_mask": (mask.cumsum(dim=1) <= PREFIX) & mask.bool()}
+
+
 def rows_of_head(part: LanguageModel) -> int:
     """V: how many logits the head gives."""
-    count: int = part.head(part.decode(part.embedding(torch.zeros(1, 1, dtype=torch.long)))).shape[2]
+    ids = torch.zeros(1, 1, dtype=torch.long)
+    count: int = part.head(part.decode(part.embedding(ids), **prefix_of(part, torch.ones_like(ids)))).shape[2]
     return count
 
 

@@ -13,7 +13,7 @@ from vlmzoo_registry.byte_tokenizer import BYTE_TOKENS, byte_tokenizer
 from vlmzoo_transformers.causal_lm import TransformersCausalLM
 from vlmzoo_transformers.config import CausalLMConfig
 from vlmzoo_transformers.logit_head import LogitTransform, find_head
-from vlmzoo_transformers.trace import find_backbone, find_layers, record_calls, run_backbone
+from vlmzoo_transformers.trace import find_backbone, find_layers, probe, record_calls, run_backbone
 
 IDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "vocab_size": 300}
 PLAIN = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4} | IDS
@@ -165,7 +165,7 @@ def test_resize_keeps_old_rows_and_the_tie_and_starts_new_ones_at_the_mean(tied:
 def head_of(model: Any) -> Any:
     """The way from the backbone's hidden states to the logits."""
     hidden, _ = run_backbone(model, find_backbone(model))
-    return find_head(model, find_backbone(model), hidden)
+    return find_head(model, find_backbone(model), hidden, lambda: model(inputs_embeds=probe(model), use_cache=False).logits)
 
 
 def test_a_logit_function_of_another_kind_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +206,7 @@ def test_what_enters_the_output_layer_by_another_way_is_refused(monkeypatch: pyt
     with pytest.raises(
         PluginError, match="`llama`: its output layer `lm_head` does not get the backbone's `last_hidden_state`"
     ):
-        find_head(model, model.model, hidden)
+        find_head(model, model.model, hidden, lambda: model(inputs_embeds=probe(model)).logits)
 
 
 @pytest.mark.parametrize("family", HEADS)
