@@ -5,10 +5,13 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 import vlmzoo
 from vlmzoo.config import load_recipe
+from vlmzoo.config.shipped import shipped_recipes
 from vlmzoo.quickstart.run import RECIPE
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
@@ -30,6 +33,31 @@ def test_the_python_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
         assert isinstance(names["model"].processor.decode(names["ids"])[0], str)
 
 
+def test_the_exchange_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    block = next(code for code in re.findall(r"```python\n(.*?)```", README, re.S) if "from_transformers" in code)
+    text = {"vocab_size": 99, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(**vision, image_size=32, patch_size=8),
+        text_config=LlamaConfig(**text, num_key_value_heads=2),
+        image_token_index=98,
+        vision_feature_layer=-2,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        monkeypatch.chdir(folder)
+        names: dict[str, object] = {"vlmzoo": vlmzoo, "published": LlavaForConditionalGeneration(config)}
+        exec(block, names)
+        assert names["mixed"].image_shape.count == 8
+        loaded = LlavaForConditionalGeneration.from_pretrained("for-transformers")
+    ours, theirs = names["published"].state_dict(), loaded.state_dict()
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_the_recipes_it_names_are_there() -> None:
+    named = re.findall(r"`vlmzoo plan ([a-z0-9.-]+)`", README)
+    assert named and set(named) - {"recipe.yaml"} <= set(shipped_recipes())
+
+
 def test_the_swaps_are_understood() -> None:
     swaps = re.findall(r"vlmzoo quickstart --output \S+ '([^']+)'", README)
     assert len(swaps) == 3
@@ -40,6 +68,6 @@ def test_the_swaps_are_understood() -> None:
 
 def test_the_parts_it_lists_are_there() -> None:
     section = README.split("| kind | parts |")[1].split("\n\n")[0]
-    listed = {name.split("/")[-1] for name in re.findall(r"`([a-z_/-]+)`", section)}
-    kinds = ("vision_encoder", "connector", "language_model")
+    listed = {name.split("/")[-1] for name in re.findall(r"`([a-z0-9_/-]+)`", section)}
+    kinds = ("vision_encoder", "connector", "language_model", "layout")
     assert listed == {component.spec.name for kind in kinds for component in vlmzoo.components(kind)}
