@@ -124,9 +124,9 @@ class Tower:
 
     def unused(self, taps: Sequence[str], final_norm: bool) -> frozenset[str]:
         """The parameters that no tapped output depends on, found by a backward pass without values, and constants."""
-        with torch.inference_mode(False), torch.enable_grad():
-            pixels = torch.zeros(1, 3, *self.native, device="meta")
-            parameters = {name: parameter for name, parameter in self.twin.named_parameters() if parameter.requires_grad}
+        pixels = torch.zeros(1, 3, *self.native, device="meta")
+        parameters = {name: parameter for name, parameter in self.twin.named_parameters() if parameter.requires_grad}
+        with torch.enable_grad():
             outputs = self.run(self.twin, pixels, taps)
             if final_norm:
                 assert self.norm is not None
