@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from vlmzoo_registry.per_token import PerToken
     from vlmzoo_registry.tasks import IMAGE, Dataset, Metric, Objective, Rendered, Rule, Ruled, Sample, Span, Template, Turn
     from vlmzoo_registry.token_row import TokenRow
-    from vlmzoo_registry.token_row import TokenRow
     from vlmzoo_registry.vision import ImageTransform, VisionEncoder, VisionFeatures
 
 _LAZY = {
@@ -81,8 +80,8 @@ __all__ = [
     "IMAGE",
     "Arrangement",
     "AssemblyError",
-    "Catalogue",
     "BadRowsError",
+    "Catalogue",
     "CheckpointError",
     "Component",
     "ComponentConfig",
@@ -95,11 +94,11 @@ __all__ = [
     "DecoderBlock",
     "EmbeddingScales",
     "EncoderOptions",
-    "FeatureShape",
     "Fault",
+    "FeatureShape",
     "Grid",
-    "ImageLayout",
     "ImageFile",
+    "ImageLayout",
     "ImageSize",
     "ImageText",
     "ImageTransform",
@@ -115,9 +114,9 @@ __all__ = [
     "PluginRecord",
     "Rendered",
     "ResourceError",
-    "Sample",
     "Rule",
     "Ruled",
+    "Sample",
     "Span",
     "Template",
     "TokenRow",

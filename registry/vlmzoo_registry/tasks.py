@@ -93,18 +93,6 @@ class Dataset(ABC):
         """The sample at this index; the same every time."""
 
 
-class Template(ABC):
-    """Implement this to bring a conversation style; constructed as `factory(config)`, then bound to a tokenizer once."""
-
-    @abstractmethod
-    def render(self, turns: Sequence[Turn], *, prompt: bool) -> Rendered:
-        """The turns as one text with spans over what the assistant says, the token that ends each answer included.
-
-        With `prompt=True` the text ends where the assistant would begin to speak; the ids of a prompt in training equal those
-        at generation. Raises `DataError` for turns that the style cannot write.
-        """
-
-    def bind(self, tokenizer: "PreTrainedTokenizerBase") -> "Template":
 @dataclass(frozen=True)
 class Ruled:
     """What a rule makes of a dataset, and a `note` of what it did, with numbers: for the log of a run."""
@@ -128,6 +116,18 @@ class Rule(ABC):
         """
 
 
+class Template(ABC):
+    """Implement this to bring a conversation style; constructed as `factory(config)`, then bound to a tokenizer once."""
+
+    @abstractmethod
+    def render(self, turns: Sequence[Turn], *, prompt: bool) -> Rendered:
+        """The turns as one text with spans over what the assistant says, the token that ends each answer included.
+
+        With `prompt=True` the text ends where the assistant would begin to speak; the ids of a prompt in training equal those
+        at generation. Raises `DataError` for turns that the style cannot write.
+        """
+
+    def bind(self, tokenizer: "PreTrainedTokenizerBase") -> "Template":
         """The template for this tokenizer; called once, before any `render`.
 
         Raises `AssemblyError` where the tokenizer lacks what the style writes. Default: itself, for a style of plain words.

@@ -31,6 +31,7 @@ KINDS = {
     "objective": ("objective", "part_options:NoOptions", {}, frozenset()),
     "dataset": ("dataset", "part_options:NoOptions", {}, frozenset()),
     "metric": ("metric", "part_options:NoOptions", {}, frozenset()),
+    "rule": ("rule", "part_options:NoOptions", {}, frozenset()),
 }
 """For each battery of checks: the kind, the options' class, the tiny options and the capabilities of its sound part."""
 
@@ -142,7 +143,6 @@ class SoundMetric(Metric):
         return float(truth == said)
 
 
-SOUND = {
 class SoundRule(Rule):
     """Leaves every row as it is."""
 
@@ -169,6 +169,7 @@ class Changed(Dataset):
         return self.change(self.rows[index])
 
 
+SOUND = {
     battery: described(battery, f"sound_parts:{factory.__name__}")
     for battery, factory in {
         "vision_encoder": SoundVision,
@@ -180,6 +181,6 @@ class Changed(Dataset):
         "objective": SoundObjective,
         "dataset": SoundDataset,
         "metric": SoundMetric,
-    }.items()
         "rule": SoundRule,
+    }.items()
 }
