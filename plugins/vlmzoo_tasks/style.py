@@ -77,7 +77,8 @@ class StyledTemplate(Template):
     def bind(self, tokenizer: PreTrainedTokenizerBase) -> "StyledTemplate":
         """The template with the tokenizer's begin and end tokens where the style has none of its own.
 
-        Raises `AssemblyError` where the tokenizer lacks a token of the style, or has no end token.
+        Raises `AssemblyError` where the tokenizer lacks a token of the style, has no end token, or makes one token of the end
+        of a prompt and the start of an answer.
         """
         name, opening, answer = self._style.name, self._style.opening, self._style.assistant
         reasons = missing_tokens(self.control_tokens, tokenizer)
@@ -90,6 +91,7 @@ class StyledTemplate(Template):
         if opening is None:
             opening = str(tokenizer.bos_token or "")
         refuse_forgery(name, self._system, tokenizer)
+        _refuse_blurred_border(self._style, tokenizer)
         return StyledTemplate(replace(self._style, assistant=answer, opening=opening), self._system)
 
     @property
@@ -142,6 +144,24 @@ class StyledTemplate(Template):
         if prompt:
             text += answer.before
         return Rendered(text=text, images=marker_positions(text), spans=() if prompt else tuple(spans), end=False)
+
+
+def _refuse_blurred_border(style: ChatStyle, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise `AssemblyError` where the tokens at the end of a prompt are others once an answer follows.
+
+    GPT-2's cut makes one token of two line breaks, and two of them where a word follows.
+    """
+    before = f"x{style.user.after}{style.assistant.before}"
+    prompt, followed = (
+        tokenizer(text, add_special_tokens=False)["input_ids"] for text in (before, f"{before}{style.assistant.lead}x")
+    )
+    if followed[: len(prompt)] != prompt:
+        place = next(place for place, (a, b) in enumerate(zip(prompt, followed, strict=False)) if a != b)
+        alone, instead = (tokenizer.convert_ids_to_tokens(ids[place : place + 2]) for ids in (prompt, followed))
+        raise AssemblyError(
+            f"template `{style.name}` cannot be used with this tokenizer: a prompt ends in {alone}, which becomes {instead} "
+            "when an answer follows, so generation would start from what training never saw: use another style"
+        )
 
 
 def _forged(style: ChatStyle, turn: Turn) -> list[str]:

@@ -417,6 +417,7 @@ class VLM(PreTrainedModel, GenerationMixin):
         inputs: dict[str, Any] = cast(Any, super()).prepare_inputs_for_generation(
             input_ids, *args, is_first_iteration=is_first_iteration, **kwargs
         )
+        inputs.pop("tokenizer", None)  # with stop strings, `generate` hands it on to every step
         if inputs.get("pixel_values") is None:
             for name in ("image_mask", "image_layout", "instruction_ids", "instruction_mask"):
                 inputs.pop(name, None)
