@@ -82,9 +82,9 @@ def labels(
     that cannot be used.
     """
     plan = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides, catalogue)
-    chosen = _stage(plan, stage)
-    data = stage_samples(chosen)
+    chosen = plan.stages[0] if stage is None else chosen_stage(plan, stage)
     collate = make_collator(without_values(plan.model), chosen)
+    data = stage_samples(chosen, collate)
     stream = SampleStream(len(data), min(samples, len(data)), seed=plan.seed)
     rows, reasons = [], []
     for draw in stream.next_batch():
@@ -112,9 +112,8 @@ def labels(
     )
 
 
-def _stage(plan: Recipe, name: str | None) -> StageConfig:
-    if name is None:
-        return plan.stages[0]
+def chosen_stage(plan: Recipe, name: str) -> StageConfig:
+    """The stage of this name. Raises `ConfigError` where the recipe has none."""
     names = [stage.name for stage in plan.stages]
     if name not in names:
         raise ConfigError(f"the recipe has no stage `{name}` (its stages are {', '.join(names)}){did_you_mean(name, names)}")

@@ -1,5 +1,6 @@
 """`vlmzoo labels`: which tokens are supervised, in colour, for real samples."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +10,7 @@ from rich.text import Text
 from vlmzoo.cli.console import console, print_json
 
 if TYPE_CHECKING:
+    from vlmzoo.data_check import CheckedSource
     from vlmzoo.labels import LabelledRow, Labels
 
 
@@ -19,17 +21,26 @@ def labels(
     ] = None,
     samples: Annotated[int, typer.Option("--samples", "-n", min=1, help="How many samples, in the order of training.")] = 3,
     stage: Annotated[str | None, typer.Option("--stage", "-s", help="Which stage; default: the first.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Look at every row of all stages instead, and list all faults.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print a JSON object.")] = False,
 ) -> None:
     """Which tokens are supervised, in colour, for real samples.
 
     What is learnt is green and bold, or in ⟦brackets⟧ where there is no colour; control tokens are dim; an image is
     `<image x 16>`, with its number of tokens. Reads the tokenizer and the data, no weights and no image.
+
+    With `--check` every row is read, its images are opened and its text is tokenized, and all that is wrong is listed, by file,
+    line and field; the exit code is 3 where anything is.
     """
     from vlmzoo.cli.quiet import quiet_frameworks
     from vlmzoo.labels import labels as look
 
     quiet_frameworks()
+    if check:
+        _check(recipe, stage, overrides or (), as_json=as_json)
+        return
     found = look(recipe, samples=samples, stage=stage, overrides=overrides or ())
     if as_json:
         print_json(found.to_dict())
@@ -37,6 +48,36 @@ def labels(
     out = console()
     for text in shown(found, coloured=out.color_system is not None):
         out.print(text, soft_wrap=True)
+
+
+def _check(recipe: Path, stage: str | None, overrides: Sequence[str], *, as_json: bool) -> None:
+    from rich.console import Console
+
+    from vlmzoo.data_check import check_data
+
+    progress = Console(stderr=True)
+    found = check_data(recipe, stage=stage, overrides=overrides, console=progress if progress.is_terminal else None)
+    if as_json:
+        print_json([source.to_dict() for source in found])
+    else:
+        out = console()
+        for text in checked(found):
+            out.print(text, soft_wrap=True)
+    if any(source.faults for source in found):
+        raise typer.Exit(3)
+
+
+def checked(found: "Sequence[CheckedSource]") -> list[Text]:
+    """What is printed of a check, line by line: the faults of each data set below its numbers, and the sums."""
+    texts = []
+    for source in found:
+        numbers = f"{source.samples} samples, {source.bad_rows} bad rows, {len(source.faults)} faults"
+        texts.append(Text(f"stage {source.stage}, {source.name}: {numbers}", "bold"))
+        texts += [Text(f"  {note}", "dim") for note in source.notes]
+        texts += [Text(f"  {_printable(fault.place)}: {_printable(fault.reason)}") for fault in source.faults]
+    samples, bad = (sum(values) for values in zip(*((each.samples, each.bad_rows) for each in found), strict=True))
+    faults = sum(len(source.faults) for source in found)
+    return [*texts, Text(), Text(f"{samples} samples, {bad} bad rows, {faults} faults", "bold red" if faults else "bold")]
 
 
 def shown(found: "Labels", *, coloured: bool) -> list[Text]:
@@ -68,6 +109,11 @@ def _row(row: "LabelledRow", *, coloured: bool) -> Text:
     if bracket:
         text.append("⟧")
     return text
+
+
+def _printable(text: str) -> str:
+    """A text in one line that cannot drive a terminal."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
 def _visible(text: str) -> str:

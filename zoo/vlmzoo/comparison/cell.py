@@ -46,11 +46,12 @@ def run_cell(folder: Path) -> None:
     asked = task["evaluate"]
     samples = Samples([load_choice("dataset", source).make(Dataset) for source in asked["data"]])
     metrics = {source["name"]: load_choice("metric", source).make(Metric) for source in asked["metrics"]}
+    collate = make_collator(result.model, recipe.stages[-1])
     answered = contrast(
         result.model,
         samples,
-        stage_samples(recipe.stages[-1]),
-        collate=make_collator(result.model, recipe.stages[-1]),
+        stage_samples(recipe.stages[-1], collate),
+        collate=collate,
         metrics=metrics,
         batch_size=asked["batch_size"],
         max_new_tokens=asked["max_new_tokens"],

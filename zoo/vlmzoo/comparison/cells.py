@@ -141,7 +141,7 @@ def _cell(grid: GridConfig, combination: Combination, seed: int, collate: Collat
 
 def _counts(known: dict[str, Counts], key: str, stage: StageConfig, collate: Collator) -> Counts:
     if key not in known:
-        known[key] = Counts(stage_samples(stage), collate)
+        known[key] = Counts(stage_samples(stage, collate), collate)
     return known[key]
 
 

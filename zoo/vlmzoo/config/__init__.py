@@ -3,7 +3,7 @@
 `load_recipe` and `load_model` are what the rest of vlmzoo calls; nothing here imports torch or transformers.
 """
 
-from vlmzoo.config.choice import Choice
+from vlmzoo.config.choice import Choice, DataChoice
 from vlmzoo.config.grid import BudgetConfig, EvaluateConfig, GridConfig
 from vlmzoo.config.load import load_choice, load_either, load_grid, load_model, load_recipe
 from vlmzoo.config.model import ModelConfig
@@ -14,6 +14,7 @@ from vlmzoo.config.stage import StageConfig, TrainBias, TrainFull, TrainLast, Tr
 __all__ = [
     "BudgetConfig",
     "Choice",
+    "DataChoice",
     "EvaluateConfig",
     "GridConfig",
     "ModelConfig",

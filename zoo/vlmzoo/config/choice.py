@@ -66,6 +66,13 @@ class DataChoice(Choice):
         """The dataset with its rules applied. Raises what they raise."""
         return self.ruled(super().make(contract))[0]
 
+    def unruled(self) -> "Dataset":
+        """The dataset as it is without the rules."""
+        from vlmzoo_registry.tasks import Dataset
+
+        rows: Dataset = super().make(Dataset)
+        return rows
+
     def ruled(self, rows: "Dataset") -> "tuple[Dataset, tuple[str, ...]]":
         """The rows with the rules applied, and a note of what each did."""
         from vlmzoo_registry.tasks import Rule  # imports Pillow

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BeforeValidator, Field
 
-from vlmzoo.config.choice import Choice
+from vlmzoo.config.choice import Choice, DataChoice
 from vlmzoo.config.section import Section
 
 PartName = Literal["vision", "connector", "language"]
@@ -114,8 +114,17 @@ class StageConfig(Section):
         description="The stage's name, of letters, digits, `_`, `.` and `-`: its folder is called so."
     )
     objective: Choice = Field(description="What is learnt from a sample (`vlmzoo list --kind objective`).")
-    data: Annotated[tuple[Choice, ...], Field(strict=False, min_length=1)] = Field(
-        description="The datasets (`vlmzoo list --kind dataset`)."
+    data: Annotated[tuple[DataChoice, ...], Field(strict=False, min_length=1)] = Field(
+        description="The datasets (`vlmzoo list --kind dataset`), each with `rules` that merge, split, sample or clean what it "
+        "gives (`vlmzoo list --kind rule`)."
+    )
+    on_bad_row: Literal["error", "skip"] = Field(
+        default="error",
+        description="`error`: a row that cannot be used ends the run. `skip`: every row is read, its images opened and its "
+        "text tokenized before the first step; bad ones are left out and logged.",
+    )
+    max_bad_rows: Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.01, description="With `on_bad_row: skip`: how many rows may be left out, a number or a share."
     )
     template: Choice | None = Field(
         default=None,
@@ -142,7 +151,8 @@ class StageConfig(Section):
         default=0.0, description="The share of each target that is spread over the whole vocabulary (arXiv:1512.00567)."
     )
     z_loss: Annotated[float, Field(ge=0)] = Field(
-        default=0.0, description="The weight of (log Z)² beside the loss of each token, for example `1.0e-4` (arXiv:2204.02311)."
+        default=0.0,
+        description="The weight of (log Z)² beside the loss of each token, for example `1.0e-4` (arXiv:2204.02311).",
     )
     clip: Annotated[float, Field(gt=0)] = Field(default=1.0, description="Largest norm of the gradient of all parts together.")
     precision: Literal["float32", "bf16"] = Field(
@@ -164,6 +174,10 @@ class StageConfig(Section):
             found.append(("steps", "is missing: give `steps` or `epochs`"))
         if steps is not None and epochs is not None:
             found.append(("epochs", f"stands beside `steps` (={steps}): give one of them, not both"))
+        if "max_bad_rows" in values and values.get("on_bad_row", "error") == "error" and values["max_bad_rows"] != 0.01:
+            found.append(
+                ("max_bad_rows", "needs `on_bad_row: skip`, as otherwise no row is left out: add it, or leave this out")
+            )
         data, weights = values.get("data"), values.get("loss_weights")
         if isinstance(data, list | tuple) and isinstance(weights, list | tuple) and len(data) != len(weights):
             found.append(("loss_weights", f"has {len(weights)} weights, and `data` {len(data)} datasets: give one for each"))

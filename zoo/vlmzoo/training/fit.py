@@ -115,6 +115,8 @@ def fit(
         **extra,
         "steps": steps,
         "samples": len(samples),
+        "rules": samples.notes,
+        "left_out": [{"row": fault.place, "reason": fault.reason} for fault in samples.left_out],
         "batch_size": stage.batch_size,
         "label_smoothing": stage.label_smoothing,
         "z_loss": stage.z_loss,

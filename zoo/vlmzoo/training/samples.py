@@ -12,15 +12,29 @@ from vlmzoo.config import StageConfig
 from vlmzoo.data import Collator
 from vlmzoo.model.vlm import VLM
 from vlmzoo.objectives import refusals
-from vlmzoo_registry import AssemblyError, DataError, Dataset, Objective, Sample
+from vlmzoo.training.sources import leave_out_bad_rows, open_source
+from vlmzoo_registry import AssemblyError, DataError, Dataset, Fault, Objective, Sample
+from vlmzoo_registry.errors import faults_message
 
 _LOOKED_AT = 64  # samples of a fingerprint
 
 
 class Samples:
-    """Several datasets as one. `weights`: how much the samples of each count in the loss; default: 1."""
+    """Several datasets as one. `weights`: how much the samples of each count in the loss; default: 1.
 
-    def __init__(self, datasets: Sequence[Dataset], weights: Sequence[float] | None = None) -> None:
+    `left_out` are the faults of rows that were left out, `notes` say what rules did.
+    """
+
+    def __init__(
+        self,
+        datasets: Sequence[Dataset],
+        weights: Sequence[float] | None = None,
+        *,
+        left_out: Sequence[Fault] = (),
+        notes: Sequence[str] = (),
+    ) -> None:
+        self.left_out = tuple(left_out)
+        self.notes = tuple(notes)
         self._datasets = tuple(datasets)
         self._weights = tuple(weights) if weights is not None else (1.0,) * len(self._datasets)
         self._ends = list(accumulate(len(dataset) for dataset in self._datasets))
@@ -37,6 +51,12 @@ class Samples:
         sample = self._datasets[number][index - (self._ends[number - 1] if number else 0)]
         return sample if self._weights[number] == 1 else replace(sample, weight=self._weights[number])
 
+    def said(self) -> list[str]:
+        """What a person is told of the data: what rules did, and how many rows were left out."""
+        rows = len({fault.place for fault in self.left_out})
+        left_out = [f"{rows} of {rows + len(self)} rows are bad and left out, `log.jsonl` lists them"] if rows else []
+        return [*self.notes, *left_out]
+
     def fingerprint(self) -> str:
         """A digest of the number of samples and of the texts of some of them, evenly spread: other data has another.
 
@@ -49,9 +69,28 @@ class Samples:
         return hashlib.sha256(json.dumps([count, said]).encode()).hexdigest()
 
 
-def stage_samples(stage: StageConfig) -> Samples:
-    """The samples of a stage. Raises `DataError` where its data cannot be used."""
-    return Samples([choice.make(Dataset) for choice in stage.data], stage.loss_weights)
+def stage_samples(stage: StageConfig, collate: Collator | None = None) -> Samples:
+    """The samples of a stage. Raises `DataError` where its data cannot be used.
+
+    Where the stage leaves bad rows out, those that cannot be read are; with a `collate` also those whose images cannot be
+    opened and those that cannot be made tokens of: only so are they what the stage learns from.
+    """
+    sources, bad = [], []
+    for choice in stage.data:
+        source = open_source(choice)
+        bad += [source] if source.faults else []
+        sources.append(source)
+    if bad and stage.on_bad_row == "error":
+        message, reasons = faults_message(stage.name, [fault for source in bad for fault in source.faults])
+        raise DataError(f"stage {message}", reasons)
+    if stage.on_bad_row == "skip":
+        sources = list(leave_out_bad_rows(sources, stage, collate))
+    return Samples(
+        [source.rows for source in sources],
+        stage.loss_weights,
+        left_out=[fault for source in sources for fault in source.faults],
+        notes=[f"{source.name}: {note}" for source in sources for note in source.notes],
+    )
 
 
 def make_collator(model: VLM, stage: StageConfig, *, seed: int = 0) -> Collator:

@@ -107,7 +107,11 @@ def train(
     data = {stage.name: stage_samples(stage) for stage in plan.stages[finished:]}
     model, origin = _begin(plan, root, results, catalogue)
     for stage in plan.stages[finished:]:
-        make_collator(model, stage)  # a style that the tokenizer cannot write is refused before anything trains
+        collate = make_collator(model, stage)  # a style that the tokenizer cannot write is refused before anything trains
+        if stage.on_bad_row == "skip":
+            data[stage.name] = stage_samples(stage, collate)
+        for note in data[stage.name].said():
+            _say(console if accelerator.is_main_process else None, f"Stage `{stage.name}`: {note}")
     for number, stage in enumerate(plan.stages[finished:]):
         folder = root / stage.name
         require_space(model, folder)

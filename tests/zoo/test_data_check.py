@@ -1,0 +1,181 @@
+"""Every planted fault of the data is found in one pass, by file and line; bad rows are left out within a budget, and logged."""
+
+import json
+import os
+import re
+
+import pytest
+from small_models import picture, section
+from typer.testing import CliRunner
+
+from vlmzoo.cli.entry import app
+from vlmzoo.config import load_recipe
+from vlmzoo.data_check import check_data
+from vlmzoo.labels import labels
+from vlmzoo.training.history import read_log
+from vlmzoo.training.samples import stage_samples
+from vlmzoo.training.train import train
+from vlmzoo_registry import ConfigError, DataError
+
+LONG = "word " * 400
+
+
+def talk(question, answer, **fields):
+    return {"conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer}], **fields}
+
+
+GOOD = [
+    talk(f"<image>\nWhat is {number}?", f"It is {number}.", image=f"{number}.png", id=f"good {number}") for number in range(4)
+]
+BAD = {
+    "not JSON": ("{", "row: is not JSON"),
+    "no turns": ({"image": "0.png"}, "conversations: missing"),
+    "speaker": (
+        {"conversations": [{"from": "bot", "value": "x"}, {"from": "gpt", "value": "y"}]},
+        "conversations[0].from: must be one of",
+    ),
+    "markers": (talk("What?", "x", image="0.png"), "image: 1 images but 0 `<image>` in the conversation"),
+    "missing image": (talk("<image>?", "x", image="none.png"), "image: `{folder}/none.png` is not a file"),
+    "damaged image": (talk("<image>?", "x", image="cut.png"), "image: `{folder}/cut.png` is damaged"),
+    "no image": (talk("<image>?", "x", image="words.png"), "image: `{folder}/words.png` is not an image of a known format"),
+    "outside": (talk("<image>?", "x", image="../0.png"), "image: `{folder}/../0.png` leads out of the image folder"),
+    "forged": (talk("Hello <|im_end|>", "x"), "contains `<|im_end|>`"),
+    "too long": (talk("Hello", LONG), "are more than `max_length`"),
+    "order": (
+        {"conversations": [{"from": "gpt", "value": "x"}, {"from": "human", "value": "y"}]},
+        "user and assistant in turns",
+    ),
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(4):
+        picture(number).save(images / f"{number}.png")
+    whole = (images / "0.png").read_bytes()
+    (images / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (images / "words.png").write_text("no picture")
+    return tmp_path
+
+
+def recipe(folder, rows, **stage):
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    (folder / "rows.jsonl").write_text("\n".join(lines) + "\n")
+    data = [{"name": "llava", "path": str(folder / "rows.jsonl"), "images": str(folder / "images")}]
+    language = {"name": "toy/language", "control_tokens": ["<|im_start|>", "<|im_end|>"], "learned_positions": 600}
+    first = {
+        "name": "first",
+        "objective": "instruct",
+        "data": data,
+        "train": {"connector": {"lr": 1e-3}},
+        "batch_size": 2,
+        "steps": 6,
+    }
+    return {"model": {**section(language=language), "template": "chatml_direct"}, "stages": [first | stage], "seed": 3}
+
+
+def every_row():
+    return [GOOD[0], *(row for row, _ in BAD.values()), *GOOD[1:]]
+
+
+def test_all_planted_faults_are_found_in_one_pass(folder):
+    (found,) = check_data(recipe(folder, every_row()))
+    expected = {
+        f"{folder}/rows.jsonl:{line}": reason.format(folder=folder / "images")
+        for line, (_, reason) in enumerate(BAD.values(), start=2)
+    }
+    assert {fault.place for fault in found.faults} == set(expected)
+    for fault in found.faults:
+        assert expected[fault.place] in fault.reason
+        assert fault.place not in fault.reason
+    assert (found.samples, found.bad_rows, len(found.faults)) == (4, len(BAD), len(BAD))
+
+
+def test_the_command_lists_faults_and_ends_with_3(folder):
+    config = folder / "recipe.json"
+    config.write_text(json.dumps(recipe(folder, every_row())))
+    done = CliRunner().invoke(app, ["labels", str(config), "--check"])
+    assert done.exit_code == 3
+    assert re.findall(r"rows\.jsonl:(\d+): ", done.stdout) == [str(line) for line in sorted(range(2, 2 + len(BAD)), key=_when)]
+    assert done.stdout.splitlines()[-1] == f"4 samples, {len(BAD)} bad rows, {len(BAD)} faults"
+    plain = CliRunner().invoke(app, ["labels", str(config), "--check", "--json"])
+    (source,) = json.loads(plain.stdout)
+    assert (plain.exit_code, source["bad_rows"], len(source["faults"])) == (3, len(BAD), len(BAD))
+    config.write_text(json.dumps(recipe(folder, GOOD)))
+    done = CliRunner().invoke(app, ["labels", str(config), "--check"])
+    assert (done.exit_code, done.stdout.splitlines()[-1]) == (0, "4 samples, 0 bad rows, 0 faults")
+
+
+def _when(line):
+    """Faults of rows that cannot be read come before those of rows that can."""
+    return (list(BAD)[line - 2] not in ("not JSON", "no turns", "speaker", "markers"), line)
+
+
+def test_a_file_that_cannot_be_read_is_a_fault_and_the_others_are_looked_at(folder):
+    config = recipe(folder, GOOD)
+    (data,) = config["stages"][0]["data"]
+    config["stages"][0]["data"] = [{**data, "path": str(folder / "nothing.json")}, data]
+    first, second = check_data(config)
+    assert first.faults[0].reason.startswith(f"`{folder}/nothing.json` cannot be read")
+    assert (second.samples, second.faults) == (4, ())
+
+
+def test_notes_of_rules_are_told(folder):
+    config = recipe(folder, GOOD)
+    config["stages"][0]["data"][0]["rules"] = [{"name": "sample", "count": 3}]
+    (found,) = check_data(config)
+    assert (found.samples, found.notes) == (3, ("sample: kept 3 of 4 samples",))
+    with pytest.raises(ConfigError, match="no stage `second`"):
+        check_data(config, stage="second")
+
+
+def test_bad_rows_end_the_run_before_it_begins(folder):
+    with pytest.raises(DataError) as caught:
+        train(recipe(folder, every_row()), output=folder / "run")
+    assert caught.value.message == "stage `first` has 4 faults in its rows:"
+    assert not (folder / "run" / "first" / "log.jsonl").exists()
+
+
+def test_bad_rows_are_left_out_within_the_budget_and_logged(folder):
+    config = recipe(folder, every_row(), on_bad_row="skip", max_bad_rows=len(BAD))
+    config["stages"][0]["data"][0]["rules"] = ["merge_by_image"]
+    result = train(config, output=folder / "run")
+    header = read_log(result.checkpoint.parent).stage
+    assert header["samples"] == 4
+    assert {entry["row"] for entry in header["left_out"]} == {f"{folder}/rows.jsonl:{line}" for line in range(2, 2 + len(BAD))}
+    assert header["rules"] == ["tasks/llava: merge_by_image: 11 samples became 11 conversations"]
+    clean = train(recipe(folder, GOOD), output=folder / "clean")
+    assert result.losses == clean.losses  # as if the bad rows had never been there
+    shown = labels(config, samples=4)
+    assert {row.id for row in shown.rows} == {row["id"] for row in GOOD}
+
+
+@pytest.mark.parametrize(("budget", "allowed"), [(len(BAD) - 1, "10"), (0, "0"), (0.1, r"1 \(10.00% of them\)")])
+def test_more_bad_rows_than_the_budget_are_refused(folder, budget, allowed):
+    config = recipe(folder, every_row(), on_bad_row="skip", max_bad_rows=budget)
+    with pytest.raises(DataError, match=rf"of 15 rows are bad, and `max_bad_rows` allows {allowed}: mend them"):
+        train(config, output=folder / "run")
+
+
+def test_a_budget_needs_the_word_skip(folder):
+    with pytest.raises(ConfigError, match="max_bad_rows: needs `on_bad_row: skip`"):
+        load_recipe(recipe(folder, GOOD, max_bad_rows=3))
+
+
+def test_a_damaged_list_is_never_read_in_part(folder):
+    config = recipe(folder, GOOD, on_bad_row="skip", max_bad_rows=0.9)
+    text = json.dumps(GOOD, indent=0)
+    (folder / "rows.json").write_text(text[: len(text) * 2 // 3])
+    config["stages"][0]["data"][0]["path"] = str(folder / "rows.json")
+    with pytest.raises(DataError, match="what follows was not read"):
+        stage_samples(load_recipe(config).stages[0])
+
+
+def test_the_check_opens_no_image_twice_at_once(folder):
+    """A process has few open files: each image is closed again."""
+    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    check_data(recipe(folder, GOOD * 20))
+    after = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    assert after <= before + 2

@@ -1,0 +1,92 @@
+"""Every row of a recipe's data, read, opened and tokenized once: all that is wrong with it, before anything trains."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from vlmzoo.config import DataChoice, Recipe, StageConfig, load_recipe
+from vlmzoo.data import Collator
+from vlmzoo.labels import chosen_stage
+from vlmzoo.training.samples import make_collator
+from vlmzoo.training.sources import open_source, row_faults
+from vlmzoo.without_values import without_values
+from vlmzoo_registry import Catalogue, DataError, Fault
+
+
+@dataclass(frozen=True)
+class CheckedSource:
+    """A data set of a stage: how many samples it gives that can be used, how many rows cannot, why, and what rules did."""
+
+    stage: str
+    name: str
+    samples: int
+    bad_rows: int
+    faults: tuple[Fault, ...]
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain data."""
+        faults = [{"row": fault.place, "reason": fault.reason} for fault in self.faults]
+        return {
+            "stage": self.stage,
+            "name": self.name,
+            "samples": self.samples,
+            "bad_rows": self.bad_rows,
+            "faults": faults,
+            "rules": list(self.notes),
+        }
+
+
+def check_data(
+    recipe: Recipe | Mapping[str, Any] | str | PathLike[str],
+    *,
+    stage: str | None = None,
+    overrides: Sequence[str] = (),
+    catalogue: Catalogue | None = None,
+    console: Console | None = None,
+) -> tuple[CheckedSource, ...]:
+    """Look at every row of all stages, or of one, as training would; nothing is trained and nothing written.
+
+    A file that cannot be read at all is one fault. `console` is where progress is shown; default: nowhere.
+
+    Raises `ConfigError` and `AssemblyError` where the recipe or its parts do not fit.
+    """
+    plan = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides, catalogue)
+    stages = plan.stages if stage is None else (chosen_stage(plan, stage),)
+    model = without_values(plan.model)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=console is None, transient=True) as progress:
+        return tuple(
+            _checked(choice, each, collate, progress)
+            for each in stages
+            for collate in [make_collator(model, each, seed=plan.seed)]
+            for choice in each.data
+        )
+
+
+def _checked(choice: DataChoice, stage: StageConfig, collate: Collator, progress: Progress) -> CheckedSource:
+    name = choice.component.full_name
+    try:
+        source = open_source(choice)
+    except DataError as error:
+        fault = Fault(name, " ".join((error.message, *error.reasons)))
+        return CheckedSource(stage.name, name, 0, 0, (fault,), ())
+    faults, bad = list(source.faults), source.bad_rows
+    task = progress.add_task(f"{stage.name}: {name}", total=len(source.rows))
+    for index in range(len(source.rows)):
+        found = row_faults(source.rows, index, collate)
+        faults += found
+        bad += bool(found)
+        progress.advance(task)
+    return CheckedSource(stage.name, name, len(source.rows) + source.bad_rows - bad, bad, tuple(faults), source.notes)

@@ -1,0 +1,106 @@
+"""The data sets of a stage as they are opened: which rows can be used, what is wrong with the others, what rules did."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from vlmzoo.config import DataChoice, StageConfig
+from vlmzoo.data import Collator
+from vlmzoo_registry import BadRowsError, DataError, Dataset, Fault, Sample
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set of a stage: its rows with its rules applied, the faults of the rows it could not read, notes of its rules."""
+
+    name: str
+    rows: Dataset
+    faults: tuple[Fault, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def bad_rows(self) -> int:
+        """How many rows it could not read."""
+        return len({fault.place for fault in self.faults})
+
+
+class Kept(Dataset):
+    """Those rows of a data set that stand at `places`."""
+
+    def __init__(self, rows: Dataset, places: Sequence[int]) -> None:
+        self._rows = rows
+        self._places = tuple(places)
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> Sample:
+        """The row at this index of those that are kept."""
+        return self._rows[self._places[index]]
+
+
+def open_source(choice: DataChoice) -> Source:
+    """A data set without the rows that it cannot read. Raises `DataError` where that cannot be done."""
+    try:
+        rows, faults = choice.unruled(), tuple[Fault, ...]()
+    except BadRowsError as error:
+        rows, faults = error.rest, error.faults
+    rows, notes = choice.ruled(rows)
+    return Source(choice.component.full_name, rows, faults, notes)
+
+
+def row_faults(rows: Dataset, index: int, collate: Collator) -> list[Fault]:
+    """What is wrong with a row when it is read, its images are opened and it is made tokens of; nothing where all is well."""
+    try:
+        sample = rows[index]
+    except DataError as error:
+        return [_fault(error, f"row {index}")]
+    faults = []
+    for opener in sample.images:
+        try:
+            opener()
+        except DataError as error:
+            faults.append(_fault(error, sample.source))
+    if not faults:  # a layout opens them again
+        try:
+            collate.encode(sample)
+        except DataError as error:
+            faults.append(_fault(error, sample.source))
+    return faults
+
+
+def leave_out_bad_rows(sources: Sequence[Source], stage: StageConfig, collate: Collator | None) -> Iterator[Source]:
+    """The sources without rows that cannot be used; with a `collate`, each row is looked at as in training.
+
+    Raises `DataError` where more rows are bad than the stage's `max_bad_rows` allows, as soon as that is clear.
+    """
+    total = sum(len(source.rows) + source.bad_rows for source in sources)
+    allowed = stage.max_bad_rows if isinstance(stage.max_bad_rows, int) else int(stage.max_bad_rows * total)
+    found: list[Fault] = [fault for source in sources for fault in source.faults]
+    bad = sum(source.bad_rows for source in sources)
+    for source in sources:
+        faults, kept = list(source.faults), []
+        for index in range(len(source.rows)):
+            new = [] if collate is None else row_faults(source.rows, index, collate)
+            found += new
+            faults += new
+            if new:
+                bad += 1
+            else:
+                kept.append(index)
+            if bad > allowed:
+                break
+        if bad > allowed:
+            share = f" ({stage.max_bad_rows:.2%} of them)" if isinstance(stage.max_bad_rows, float) else ""
+            raise DataError(
+                f"stage `{stage.name}`: at least {bad} of {total} rows are bad, and `max_bad_rows` allows {allowed}{share}: "
+                "mend them (`vlmzoo labels RECIPE --check` lists all), or raise `max_bad_rows`. They begin with:",
+                [str(fault) for fault in found[:20]],
+            )
+        yield Source(source.name, Kept(source.rows, kept), tuple(faults), source.notes)
+
+
+def _fault(error: DataError, place: str) -> Fault:
+    """An error about a row as its fault, the place said once."""
+    said = [error.message, *error.reasons]
+    return Fault(place, " ".join(text.removeprefix(f"{place}: ") for text in said))
