@@ -1,4 +1,4 @@
-"""What a stage really learns from: real samples as tokens, with those that are supervised; no weights, no image but to see its size."""
+"""What a stage really learns from: real samples as tokens, with those that are supervised; no weights are needed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
