@@ -36,8 +36,8 @@ class OpenClipEncoder(VisionEncoder):
                     raise ConfigError(
                         f"`final_norm: true`: {described.label} has no norm for the layers {list(config.layers)} (use false)"
                     )
-        if config.prefix == "keep" and prefix == 0:
-            raise ConfigError(f"`prefix: keep`: {described.label} has no prefix token to keep (use `drop`)")
+        if misfit := config.prefix_misfit(prefix, described.label):
+            raise ConfigError(misfit)
 
         self._dropped = 0 if config.prefix == "keep" else prefix
         self._shape = FeatureShape(tokens.shape[2], tokens.shape[1] - self._dropped, grid, prefix - self._dropped)

@@ -53,8 +53,8 @@ class TimmEncoder(VisionEncoder):
                 _check_norm(tokens, twin, described, self._taps, self._size)
             trainable = {name: parameter for name, parameter in twin.named_parameters() if parameter.requires_grad}
             gradients = torch.autograd.grad(tokens.sum(), list(trainable.values()), allow_unused=True)
-        if config.prefix == "keep" and prefix == 0:
-            raise ConfigError(f"`prefix: keep`: timm's `{described.name}` gives no prefix token to keep here (use `drop`)")
+        if misfit := config.prefix_misfit(prefix, f"timm's `{described.name}`"):
+            raise ConfigError(misfit)
 
         self._dropped = 0 if config.prefix == "keep" else prefix
         self._shape = self._probe.shape(self._size)

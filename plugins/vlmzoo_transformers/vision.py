@@ -149,8 +149,8 @@ def _layers(config: VisionConfig, tower: Tower) -> list[int]:
     if len({found.grids[layer] for layer in layers}) > 1:
         named = ", ".join(f"layer {layer} {found.grids[layer][0]}x{found.grids[layer][1]}" for layer in layers)
         reasons.append(f"`layers` of different grids cannot be concatenated: {named}; take layers of one grid")
-    if config.prefix == "keep" and found.prefix == 0:
-        reasons.append(f"`prefix: keep`: `{family}` has no prefix token to keep (use `drop`)")
+    if misfit := config.prefix_misfit(found.prefix, f"`{family}`"):
+        reasons.append(misfit)
     if config.final_norm and tower.norm is None:
         reasons.append(f"`final_norm: true`: `{family}` has no norm after its last block (use false)")
     elif config.final_norm and any(found.widths[layer] != found.widths[-1] for layer in layers):

@@ -22,7 +22,10 @@ class EncoderOptions(ComponentConfig):
         "concatenated on the channel, in this order.",
     )
     final_norm: bool = Field(default=False, description="Whether the model's last norm is applied to every layer taken.")
-    prefix: Literal["drop", "keep"] = Field(default="drop", description="What happens to leading tokens that are not patches.")
+    prefix: Literal["drop", "keep"] | None = Field(
+        default=None,
+        description="What happens to leading tokens that are not patches; default: they are dropped, where there are any.",
+    )
     image_size: Pixels | tuple[Pixels, Pixels] | None = Field(
         default=None,
         description="Pixels per side, or [height, width]; position embeddings are interpolated to it as the library does it.",
@@ -37,6 +40,12 @@ class EncoderOptions(ComponentConfig):
         default=None,
         description="The share of each side that is cut out of the resized image, with `resize: crop` or `squash`.",
     )
+
+    def prefix_misfit(self, tokens: int, name: str) -> str | None:
+        """Why `prefix` cannot be had in the model of this name, with so many leading tokens; None where it can."""
+        if self.prefix is None or tokens > 0:
+            return None
+        return f"`prefix: {self.prefix}`: {name} has no prefix token to {self.prefix} (leave `prefix` out)"
 
     @property
     def size(self) -> tuple[int, int] | None:

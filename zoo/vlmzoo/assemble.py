@@ -3,7 +3,7 @@
 All reasons why a combination does not fit are collected before any is raised.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
@@ -126,14 +126,15 @@ def assemble(config: ModelConfig, *, described: bool = False) -> Parts:
         )
     vision = _make_encoders(config, reasons, described=described)
     language = _make(config.language, LanguageModel, "language", reasons, described=described)
+    depth = 0
+    if language is not None and config.architecture != "unified" and not out_of_place:
+        depth = len(language.decoder_layers)
     if vision is None:
+        reasons += _blocks_that_do_not_fit(config, language, depth, out_of_place)
         raise AssemblyError("the parts do not fit together", reasons)
 
     shapes = [vision.output_shape]
     connectors: list[Connector | LayersConnector] = []
-    depth = 0
-    if language is not None and config.architecture != "unified" and not out_of_place:
-        depth = len(language.decoder_layers)
     for index, choice in enumerate(config.connector):
         kind = LayersConnector if "layers" in choice.component.spec.capabilities else Connector
         if index in out_of_place or (language is None and index == last):
@@ -148,6 +149,7 @@ def assemble(config: ModelConfig, *, described: bool = False) -> Parts:
         )
         connector = _make(choice, kind, f"connector.{index}", reasons, context)
         if connector is None:
+            reasons += _blocks_that_do_not_fit(config, language, depth, out_of_place) if index < last else []
             break
         connectors.append(connector)
         if isinstance(connector, Connector):
@@ -155,6 +157,7 @@ def assemble(config: ModelConfig, *, described: bool = False) -> Parts:
                 shapes.append(connector.output_shape(shapes[-1]))
             except VlmzooError as error:
                 reasons += _each(error, f"connector.{index}", choice)
+                reasons += _blocks_that_do_not_fit(config, language, depth, out_of_place)
                 break
         else:
             reasons += _misplaced(connector, f"`connector.{index}` ({choice.component.full_name})", depth)
@@ -169,6 +172,25 @@ def assemble(config: ModelConfig, *, described: bool = False) -> Parts:
     if reasons or language is None or layout is None:
         raise AssemblyError("the parts do not fit together", reasons)
     return Parts(vision, tuple(connectors), language, layout, tuple(shapes))
+
+
+def _blocks_that_do_not_fit(
+    config: ModelConfig, language: LanguageModel | None, depth: int, out_of_place: Collection[int]
+) -> list[str]:
+    """What speaks against the blocks at the end of a chain of which an earlier part does not fit, so that it is said too.
+
+    Where they stand does not depend on what they attend to, which is not known then.
+    """
+    last = len(config.connector) - 1
+    choice = config.connector[last]
+    if language is None or last in out_of_place or "layers" not in choice.component.spec.capabilities:
+        return []
+    reasons: list[str] = []
+    unknown = FeatureShape(width=language.width, count=1, grid=None, prefix=1)
+    context = ConnectorContext(input=unknown, output_width=None, language_width=language.width, language_depth=depth)
+    blocks = _make(choice, LayersConnector, f"connector.{last}", reasons, context)
+    name = f"`connector.{last}` ({choice.component.full_name})"
+    return reasons if blocks is None else _misplaced(blocks, name, depth)
 
 
 def _maker(config: ModelConfig, index: int) -> str:

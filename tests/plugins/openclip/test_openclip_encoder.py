@@ -82,7 +82,7 @@ def test_layers_are_open_clips_forward_intermediates(folders, name):
     shape = TOWERS[name][1]
     depth = {"timm_vit": 6, "timm_convnext": 4, "resnet": 5}.get(name, 3)
     for layer in (-1, -2, 0):
-        built = encoder(folder, layers=[layer], prefix="keep" if shape.prefix else "drop")
+        built = encoder(folder, layers=[layer], prefix="keep" if shape.prefix else None)
         assert isinstance(built, VisionEncoder)
         with torch.no_grad():
             whole = reference.forward_intermediates(

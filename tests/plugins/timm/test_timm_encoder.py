@@ -440,7 +440,7 @@ def test_preprocessing_of_the_quickstart():
         ),
         (
             {"config": {"architecture": "test_convnext"}, "prefix": "keep"},
-            "`prefix: keep`: .* gives no prefix token to keep here",
+            "`prefix: keep`: .* has no prefix token to keep",
         ),
         (
             {"config": {"architecture": "coat_tiny"}, "final_norm": True},

@@ -4,11 +4,22 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
+import torch
 from torch import Tensor
-from transformers import Idefics2Config, Idefics2ForConditionalGeneration, PreTrainedConfig, ProcessorMixin
+from transformers import (
+    Idefics2Config,
+    Idefics2ForConditionalGeneration,
+    Idefics2Processor,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
+from transformers.models.idefics2.image_processing_pil_idefics2 import Idefics2ImageProcessorPil
 
+from vlmzoo.data.reader import unpack_arrangements
 from vlmzoo.exchange import architectures
 from vlmzoo.exchange.exchange import Exchange, Pattern
+from vlmzoo.exchange.image_processors import processor_options, transform_options
 from vlmzoo.exchange.names import Names
 from vlmzoo.exchange.sections import spelt_out
 from vlmzoo.model.vlm import VLM
@@ -30,10 +41,19 @@ _LAYER = {
 
 
 class Idefics2Exchange(Exchange):
-    """`Idefics2ForConditionalGeneration` for images of one size; its processor keeps the ratio of an image and is not known."""
+    """`Idefics2ForConditionalGeneration`: a view keeps the ratio of its image, whatever its size it becomes as many tokens.
+
+    Images are not split. The processor writes a space between an image and a word that follows it at once, the zoo does not.
+    """
 
     published = Idefics2ForConditionalGeneration
-    pattern = Pattern("unified", "transformers/vision", ("connectors/mlp", "connectors/perceiver"), "transformers/causal-lm")
+    pattern = Pattern(
+        "unified",
+        "transformers/vision",
+        ("connectors/mlp", "connectors/perceiver"),
+        "transformers/causal-lm",
+        "layouts/keep-ratio",
+    )
 
     def section(self, config: PreTrainedConfig) -> dict[str, Any]:
         """The perceptron has the hidden width and the activation of the decoder's."""
@@ -45,7 +65,6 @@ class Idefics2Exchange(Exchange):
                 "config": architectures.fields(config.vision_config),
                 "layers": [-1],
                 "final_norm": True,
-                "prefix": "drop",
             },
             "connector": [
                 {
@@ -69,12 +88,22 @@ class Idefics2Exchange(Exchange):
             "language": architectures.causal_lm(config),
         }
 
+    def layout(self, config: PreTrainedConfig) -> dict[str, Any]:
+        """The longer side of an image is at most that of the tower, which the published model's is too."""
+        tower = config.vision_config
+        sizes = {"shortest_edge": min(378, tower.image_size), "longest_edge": tower.image_size}
+        return {"name": "layouts/keep-ratio", "patch": tower.patch_size, **sizes}
+
     def preparation(self, processor: ProcessorMixin) -> dict[str, dict[str, Any]]:
-        """Refused: no layout of the zoo does what the processor does."""
-        raise AssemblyError(
-            "images cannot be prepared as Idefics2 does it",
-            ["its processor keeps the ratio of an image and pads to the largest: leave `processor` out, or use Idefics3"],
-        )
+        """Between which sizes images are scaled. Raises `AssemblyError` where they are split."""
+        image_processor: Any = processor.image_processor
+        if image_processor.do_image_splitting:
+            raise AssemblyError(
+                "no layout of the zoo splits images as Idefics2 does", ["`do_image_splitting: true`: set it to false"]
+            )
+        size = image_processor.size
+        edges = {"shortest_edge": size["shortest_edge"], "longest_edge": size["longest_edge"]}
+        return {"vision": transform_options(image_processor), "layout": edges}
 
     def names(self, config: PreTrainedConfig) -> Names:
         """Module by module."""
@@ -122,15 +151,33 @@ class Idefics2Exchange(Exchange):
         )
 
     def inputs(self, batch: Mapping[str, Tensor], config: PreTrainedConfig) -> dict[str, Tensor]:
-        """The images row by row, zeros where a row has fewer."""
+        """The images row by row, zeros where a row has fewer, and which pixels are those of an image."""
         inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
-        if "pixel_values" in batch:
-            inputs["pixel_values"] = batch["pixel_values"]
-        return inputs
+        if "pixel_values" not in batch:
+            return inputs
+        pixels = batch["pixel_values"]
+        mask = torch.zeros(*pixels.shape[:2], *pixels.shape[3:], dtype=torch.long, device=pixels.device)
+        for row, cuts in enumerate(unpack_arrangements(batch["image_layout"])):
+            for image, cut in enumerate(cuts):
+                mask[row, image, : cut.height, : cut.width] = 1
+        return {**inputs, "pixel_values": pixels, "pixel_attention_mask": mask}
 
-    def processor(self, model: VLM, config: PreTrainedConfig) -> ProcessorMixin:
-        """Refused: it would prepare other images."""
-        raise AssemblyError(
-            "images cannot be prepared as the zoo does it",
-            ["Idefics2: its processor keeps the ratio of an image, and the zoo model's encoder sees one size"],
+    def seen(self, inputs: Mapping[str, Tensor], config: PreTrainedConfig) -> dict[str, Tensor]:
+        """The tower does not see what is over whole patches, which the processor leaves and the zoo cuts off."""
+        patch = config.vision_config.patch_size
+        height, width = (side // patch * patch for side in inputs["pixel_values"].shape[3:])
+        pixels, mask = inputs["pixel_values"][..., :height, :width], inputs["pixel_attention_mask"][..., :height, :width]
+        return {**inputs, "pixel_values": pixels, "pixel_attention_mask": mask}
+
+    def processor(self, model: VLM, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> Idefics2Processor:
+        """Without splitting."""
+        layout = model.config.model["layout"]
+        return Idefics2Processor(
+            image_processor=Idefics2ImageProcessorPil(
+                do_image_splitting=False,
+                size={"shortest_edge": layout["shortest_edge"], "longest_edge": layout["longest_edge"]},
+                **processor_options(model.vision.transform),
+            ),
+            tokenizer=tokenizer,
+            image_seq_len=config.perceiver_config.resampler_n_latents,
         )

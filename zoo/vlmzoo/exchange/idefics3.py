@@ -10,6 +10,7 @@ from transformers import (
     Idefics3ForConditionalGeneration,
     Idefics3Processor,
     PreTrainedConfig,
+    PreTrainedTokenizerBase,
     ProcessorMixin,
 )
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
@@ -43,7 +44,6 @@ class Idefics3Exchange(Exchange):
                 "config": architectures.fields(config.vision_config),
                 "layers": [-1],
                 "final_norm": True,
-                "prefix": "drop",
             },
             "connector": [
                 {"name": "connectors/pixel-shuffle", "factor": config.scale_factor},
@@ -89,7 +89,7 @@ class Idefics3Exchange(Exchange):
             inputs["pixel_attention_mask"] = batch["image_mask"][..., None, None].expand(-1, -1, *pixels.shape[3:]).long()
         return inputs
 
-    def processor(self, model: VLM, config: PreTrainedConfig) -> Idefics3Processor:
+    def processor(self, model: VLM, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> Idefics3Processor:
         """It has rows and columns of tiles; their tokens come with the layout."""
         transform = model.vision.transform
         return Idefics3Processor(
@@ -98,6 +98,6 @@ class Idefics3Exchange(Exchange):
                 max_image_size={"longest_edge": transform.height},
                 **processor_options(transform),
             ),
-            tokenizer=model.processor.tokenizer,
+            tokenizer=tokenizer,
             image_seq_len=model.image_shape.count,
         )

@@ -8,7 +8,7 @@ from copy import deepcopy
 from typing import Any
 
 from torch import Tensor
-from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor, PreTrainedConfig
+from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor, PreTrainedConfig, PreTrainedTokenizerBase
 
 from vlmzoo.exchange import architectures
 from vlmzoo.exchange.exchange import Exchange, Pattern
@@ -44,11 +44,11 @@ class LlavaExchange(Exchange):
             inputs["pixel_values"] = batch["pixel_values"][batch["image_mask"]]
         return inputs
 
-    def processor(self, model: VLM, config: PreTrainedConfig) -> LlavaProcessor:
+    def processor(self, model: VLM, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> LlavaProcessor:
         """Counts a class token that is cut, as the processor takes one away for it again."""
         return LlavaProcessor(
             image_processor=image_processor(model.vision.transform),
-            tokenizer=model.processor.tokenizer,
+            tokenizer=tokenizer,
             patch_size=config.vision_config.patch_size,
             vision_feature_select_strategy=config.vision_feature_select_strategy,
             image_token=model.processor.image_token.text,
@@ -75,7 +75,7 @@ def llava_section(config: PreTrainedConfig) -> dict[str, Any]:
             "config": architectures.fields(config.vision_config),
             "layers": architectures.blocks(config.vision_feature_layer, config.vision_config.num_hidden_layers),
             "final_norm": False,
-            "prefix": "drop" if cut or prefix == 0 else "keep",
+            "prefix": None if prefix == 0 else "drop" if cut else "keep",
         },
         "connector": [
             {

@@ -6,7 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration, PaliGemmaProcessor, PreTrainedConfig
+from transformers import (
+    PaliGemmaConfig,
+    PaliGemmaForConditionalGeneration,
+    PaliGemmaProcessor,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
 
 from vlmzoo.exchange import architectures
 from vlmzoo.exchange.exchange import Exchange, Pattern
@@ -38,7 +44,6 @@ class PaliGemmaExchange(Exchange):
                 "config": _own(architectures.fields(config.vision_config)),
                 "layers": [-1],
                 "final_norm": True,
-                "prefix": "drop",
             },
             "connector": [{"name": "connectors/linear"}],
             "language": {**language, "config": _own(language["config"]), "prefix": "required"},
@@ -76,11 +81,11 @@ class PaliGemmaExchange(Exchange):
             inputs["pixel_values"] = batch["pixel_values"][batch["image_mask"]]
         return inputs
 
-    def processor(self, model: VLM, config: PreTrainedConfig) -> PaliGemmaProcessor:
+    def processor(self, model: VLM, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> PaliGemmaProcessor:
         """It writes a line break behind the prompt, as the published models were trained; the zoo's template must do so too."""
         processor = image_processor(model.vision.transform)
         processor.image_seq_length = model.image_shape.count
-        return PaliGemmaProcessor(image_processor=processor, tokenizer=model.processor.tokenizer)
+        return PaliGemmaProcessor(image_processor=processor, tokenizer=tokenizer)
 
 
 def _own(fields: dict[str, Any]) -> dict[str, Any]:
