@@ -4,13 +4,10 @@ For a plan that asks whether a stage fits at all: a factor of two in either dire
 what is counted exactly.
 """
 
-from collections.abc import Sequence
 from math import sqrt
 
-from torch import nn
-
 from vlmzoo.assemble import Parts
-from vlmzoo_registry import AssemblyError
+from vlmzoo_registry import AssemblyError, LanguageModel, VisionEncoder
 
 TEXT_TOKENS = 256
 """How many tokens of text a sample is taken to have beside its image."""
@@ -25,27 +22,24 @@ def activation_bytes(parts: Parts, *, views: int, slots: int, samples: int, prec
     The language model keeps its activations even where it is frozen: the gradient of a connector passes through it. An encoder
     that is frozen keeps none. Connectors are small, and recomputation is not looked at.
     """
-    found = samples * (slots + TEXT_TOKENS) * _per_token(_decoder_blocks(parts), precision)
+    found = samples * (slots + TEXT_TOKENS) * _in_decoder(parts.language)
     if vision_trains:
-        found += samples * views * parts.shapes[0].count * _per_token(_encoder_blocks(parts), precision)
-    return found
+        found += samples * views * parts.shapes[0].count * _in_encoder(parts.vision)
+    return round(_BYTES[precision] * found)
 
 
-def _per_token(blocks: Sequence[nn.Module], precision: str) -> int:
-    """Of each block, taken for a transformer's of 12 width^2 parameters."""
-    widths = (sqrt(sum(parameter.numel() for parameter in block.parameters()) / 12) for block in blocks)
-    return round(_BYTES[precision] * sum(widths))
+def _in_decoder(language: LanguageModel) -> float:
+    """The widths of all layers, taken for a transformer's of 12 width^2 parameters; embedding and head left out."""
+    layers = language.text_config.num_hidden_layers
+    outer = {id(parameter) for module in (language.embedding, language.head) for parameter in module.parameters()}
+    inner = sum(parameter.numel() for parameter in language.parameters() if id(parameter) not in outer)
+    return layers * sqrt(inner / layers / 12)
 
 
-def _decoder_blocks(parts: Parts) -> Sequence[nn.Module]:
+def _in_encoder(vision: VisionEncoder) -> float:
+    """The same for an encoder, block by block."""
     try:
-        return parts.language.decoder_layers
-    except AssemblyError:  # a model without one list of layers: all of it is taken for one per layer of its config
-        return [parts.language]
-
-
-def _encoder_blocks(parts: Parts) -> Sequence[nn.Module]:
-    try:
-        return parts.vision.encoder_blocks
-    except AssemblyError:
-        return [parts.vision]
+        blocks = vision.encoder_blocks
+    except AssemblyError:  # it names none: all of it is taken for one
+        blocks = [vision]
+    return sum(sqrt(sum(parameter.numel() for parameter in block.parameters()) / 12) for block in blocks)

@@ -124,7 +124,7 @@ def test_a_plan_takes_them_where_the_machine_has_none():
         language = TransformersCausalLM.resolve(CausalLMConfig(model="distilbert/distilgpt2"))
         vision = TransformersVisionEncoder.resolve(VisionConfig(model="google/vit-base-patch16-224-in21k"))
     assert (language.model, language.config["n_layer"], language.tokenizer) == (None, 6, "distilbert/distilgpt2")
-    assert (vision.model, vision.image_size, vision.mean, vision.std) == (None, (224, 224), (0.5,) * 3, (0.5,) * 3)
+    assert (vision.model, vision.image_size, vision.mean, vision.std) == (None, 224, (0.5,) * 3, (0.5,) * 3)
     assert (vision.interpolation, vision.resize) == ("bilinear", "squash")
     assert {str(note.message).partition("`")[2].partition("`")[0] for note in notes} == {
         "distilbert/distilgpt2",
