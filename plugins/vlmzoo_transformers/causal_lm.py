@@ -7,7 +7,7 @@ logits (Gemma 2's soft cap, Granite's and Cohere's scale) are found by running t
 from collections.abc import Sequence
 from functools import cached_property
 from inspect import signature
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, Cache, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.masking_utils import create_masks_for_generate
 
-from vlmzoo_registry import AssemblyError, ConfigError, LanguageModel, PluginError, check_tokens
+from vlmzoo_registry import AssemblyError, ConfigError, DataError, LanguageModel, PluginError, check_tokens
+from vlmzoo_registry.infilling import add_infilling_tokens
+from vlmzoo_registry.tasks import Reading
 from vlmzoo_transformers.config import CausalLMConfig
 from vlmzoo_transformers.logit_head import HeadPlan, find_head, plain_head
 from vlmzoo_transformers.pretrained import architecture, torch_dtype, written_out
@@ -27,10 +29,11 @@ from vlmzoo_transformers.trace import find_backbone, find_layers, find_list, on_
 class TransformersCausalLM(LanguageModel):
     """A `*ForCausalLM` of transformers; see `LanguageModel`."""
 
-    def __init__(self, config: CausalLMConfig) -> None:
+    def __init__(self, config: CausalLMConfig, described: PreTrainedConfig | None = None) -> None:
+        """Build it as the config says; `described` is its architecture where that is not the one the config names."""
         super().__init__()
         self._config = config
-        resolved = architecture(config)
+        resolved = architecture(config) if described is None else described
         options: dict[str, Any] = {"dtype": torch_dtype(config.dtype)}
         if config.attention is not None:
             options["attn_implementation"] = config.attention
@@ -44,6 +47,7 @@ class TransformersCausalLM(LanguageModel):
         self.model.eval()
         if torch.get_default_device() == torch.device("meta"):
             self.model.to("meta")  # some families make parameters out of values of their own
+        self.span_table = None if config.span_positions is None else self._make_span_table(config.span_positions)
         # Without values (a plan) there are no logits to look at; nothing asks for the head then, nor for positions.
         if on_meta(self.model):
             self._head, self._first_position = plain_head(self.model), 0
@@ -75,7 +79,10 @@ class TransformersCausalLM(LanguageModel):
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The model's own, the one named in the config, or one token per byte for a random architecture."""
-        return load_tokenizer(self._config.tokenizer or self._config.model, self.embedding.weight.shape[0])
+        tokenizer = load_tokenizer(self._config.tokenizer or self._config.model, self.embedding.weight.shape[0])
+        if self.span_table is not None:
+            add_infilling_tokens(tokenizer)
+        return tokenizer
 
     @property
     def text_config(self) -> PreTrainedConfig:
@@ -140,6 +147,16 @@ class TransformersCausalLM(LanguageModel):
         """As the config says; a family that cannot is refused when it is built."""
         return self._config.prefix
 
+    @property
+    def reads(self) -> frozenset[Reading]:
+        """A whole row as the prefix where there is a prefix, segments where the family has them, and spans where asked for."""
+        found: set[Reading] = set() if self._config.prefix == "none" else {"full_prefix"}
+        if self.text_config.to_dict().get("type_vocab_size", 0) > 1 and self._takes("token_type_ids"):
+            found.add("segment_ids")
+        if self.span_table is not None:
+            found.add("span_positions")
+        return frozenset(found)
+
     def resize(self, rows: int) -> None:
         """Add embedding rows, and head rows, as the mean of the old ones; a tied head stays tied."""
         resize_embeddings(self.model, rows)
@@ -152,15 +169,24 @@ class TransformersCausalLM(LanguageModel):
         position_ids: Int[Tensor, "B S"] | None = None,
         cache: Cache | None = None,
         prefix_mask: Bool[Tensor, "B S"] | None = None,
+        segment_ids: Int[Tensor, "B S"] | None = None,
+        span_positions: Int[Tensor, "B S"] | None = None,
     ) -> Float[Tensor, "B S d"]:
-        """Hidden states before the head. Families without position ids (ALiBi) take the positions from the mask."""
+        """Hidden states before the head. Families without position ids (ALiBi) take the positions from the mask.
+
+        Raises `DataError` for a span that is longer than there are positions for.
+        """
         check_tokens("transformers/causal-lm", "embeddings", embeddings, self.width)
         options: dict[str, Any] = {}
+        if segment_ids is not None:
+            options["token_type_ids"] = segment_ids
+        if self.span_table is not None:
+            embeddings = embeddings + self._inside_spans(embeddings, span_positions)
         if position_ids is None and self._first_position:
             # Such a family counts from the embeddings alone, as if nothing were in the cache.
             past = 0 if cache is None else cache.get_seq_length()
             position_ids = past + torch.arange(embeddings.shape[1], device=embeddings.device).expand(embeddings.shape[:2])
-        if position_ids is not None and self._takes_positions:
+        if position_ids is not None and self._takes("position_ids"):
             options["position_ids"] = position_ids + self._first_position
         return self._backbone(
             inputs_embeds=embeddings,
@@ -206,6 +232,31 @@ class TransformersCausalLM(LanguageModel):
         """What transformers' own forward gives for ids."""
         return self.model(input_ids=ids, use_cache=False).logits
 
-    @cached_property
-    def _takes_positions(self) -> bool:
-        return "position_ids" in signature(self._backbone.forward).parameters
+    def _takes(self, name: str) -> bool:
+        return name in signature(self._backbone.forward).parameters
+
+    def _make_span_table(self, positions: int) -> nn.Embedding:
+        """The embedding of places inside a span, which starts at 0: the model is at first what it was."""
+        if not self._takes("position_ids"):
+            raise ConfigError(
+                f"`span_positions`: `{self.text_config.model_type}` takes no positions, and a token of a span stands where the "
+                "span was: leave it out, or use a family with position ids"
+            )
+        table = nn.Embedding(positions + 1, self.width, dtype=torch_dtype(self._config.dtype))
+        nn.init.zeros_(table.weight)
+        return table
+
+    def _inside_spans(
+        self, embeddings: Float[Tensor, "B S d"], span_positions: Int[Tensor, "B S"] | None
+    ) -> Float[Tensor, "B S d"]:
+        """What is added for the place inside a span; outside of one the same for every token."""
+        table = cast(nn.Embedding, self.span_table)
+        if span_positions is None:
+            span_positions = torch.zeros(embeddings.shape[:2], dtype=torch.long, device=embeddings.device)
+        longest = int(span_positions.max())
+        if longest >= table.num_embeddings:
+            raise DataError(
+                f"a span of {longest - 1} tokens and its start need {longest} positions, and `span_positions` "
+                f"(={table.num_embeddings - 1}) are fewer: raise it, or lower `mean_length` of the objective"
+            )
+        return table(span_positions).to(embeddings.dtype)

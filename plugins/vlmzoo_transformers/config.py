@@ -1,6 +1,6 @@
 """The options of this plugin's components; importing them imports no framework."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -56,6 +56,32 @@ class CausalLMConfig(TextConfig):
         default="none",
         description="Whether what stands before the answer sees itself in both directions: never, where it is asked for, or "
         "always (PaliGemma).",
+    )
+    span_positions: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description="For blank infilling (GLM): how many places inside a span have an embedding, for example `64`; the tokens "
+        "of this objective are then in the tokenizer. Needs a `prefix`.",
+    )
+
+    @model_validator(mode="after")
+    def _spans_need_a_prefix(self) -> "CausalLMConfig":
+        if self.span_positions is not None and self.prefix == "none":
+            raise ValueError(
+                f"`span_positions` (={self.span_positions}) needs a `prefix`: spans are said behind a text that sees itself in "
+                "both directions; write `prefix: optional`"
+            )
+        return self
+
+
+class MaskedLMConfig(TextConfig):
+    """A bidirectional language model of transformers, of a family that also has a decoder (BERT, RoBERTa, ELECTRA)."""
+
+    sentence_head: bool = Field(
+        default=True,
+        description="Whether it says if one text follows another (BERT); false for families trained without (RoBERTa).",
+    )
+    span_positions: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="For blank infilling (GLM): how many places inside a span have an embedding; as `causal-lm`."
     )
 
 

@@ -77,6 +77,27 @@ def vlmzoo_components() -> list[ComponentSpec]:
         ),
         ComponentSpec(
             kind="language_model",
+            name="masked-lm",
+            factory="vlmzoo_transformers.masked_lm:TransformersMaskedLM",
+            config="vlmzoo_transformers.config:MaskedLMConfig",
+            summary="A bidirectional model of transformers (BERT, RoBERTa), for masked, prefix and infilling objectives.",
+            paper="arXiv:1810.04805",
+            license="as the weights",
+            requires=("transformers>=5.17",),
+            tiny={
+                "config": {
+                    "model_type": "bert",
+                    "hidden_size": 32,
+                    "intermediate_size": 64,
+                    "num_hidden_layers": 3,
+                    "num_attention_heads": 4,
+                    "vocab_size": 320,
+                    "max_position_embeddings": 512,
+                }
+            },
+        ),
+        ComponentSpec(
+            kind="language_model",
             name="seq2seq-lm",
             factory="vlmzoo_transformers.seq2seq_lm:TransformersSeq2SeqLM",
             config="vlmzoo_transformers.config:Seq2SeqLMConfig",

@@ -47,8 +47,9 @@ class LanguageHarness(PassingHarness[LanguageModel]):
         return (self.ids(part, rows),)
 
     def outputs(self, part: LanguageModel, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Logits [B, S, V]."""
-        return (self.logits(part, inputs[0]),)
+        """Logits [B, S, V]; beside them [B, 2], where the model has a sentence head."""
+        hidden = self.read(part, inputs[0])
+        return (part.head(hidden), *((part.sentence_head(hidden[:, 0]),) if "sentence_labels" in part.reads else ()))
 
     def logits(self, part: LanguageModel, ids: Tensor) -> Tensor:
         """The logits of ids as the zoo computes them, [B, S, V]."""
@@ -63,13 +64,25 @@ class LanguageHarness(PassingHarness[LanguageModel]):
         positions: Tensor | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
-        """The same with padding or a cache; a model that needs a prefix reads the first tokens of a text as such."""
+        """The same with padding or a cache."""
+        logits: Tensor = part.head(self.read(part, ids, mask=mask, positions=positions, cache=cache))
+        return logits
+
+    def read(
+        self,
+        part: LanguageModel,
+        ids: Tensor,
+        *,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Hidden states [B, S, d]; a model that needs a prefix reads the first tokens of a text as such."""
         embeddings = part.embedding(ids)
         options = {"attention_mask": mask, "position_ids": positions, "cache": cache}
         if cache is None or cache.get_seq_length() == 0:
             options |= prefix_of(part, torch.ones_like(ids) if mask is None else mask)
-        logits: Tensor = part.head(part.decode(embeddings, **options))
-        return logits
+        return part.decode(embeddings, **options)
 
     def through(self, part: LanguageModel) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
         """The embeddings."""
