@@ -54,7 +54,7 @@ from vlmzoo.model.vlm import VLM
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "parity.json"
-README = HERE / "README.md"
+README, PROJECT = HERE / "README.md", HERE.parent / "README.md"
 BEGIN, END = "<!-- parity: written by benchmarks/parity.py -->", "<!-- parity: end -->"
 
 IMAGE = 299
@@ -283,7 +283,6 @@ CASES = (
     Case("PaliGemma", "Gemma 2", paligemma(Gemma2Config, sliding_window=8), first_position=1, prefix=True, side="right"),
     Case("Mllama", "one tile, words before the image", mllama([1, 3], 1, [[1, 1]]), images=(1, 1)),
     Case("Mllama", "one tile, several images", mllama([1, 3], 1, [[1, 1]]), words_first=False, side="right"),
-    Case("Mllama", "two tiles, words before the image", mllama([0, 3], 2, [[1, 1], [1, 2], [2, 1]]), images=(1, 1)),
 )
 
 
@@ -364,14 +363,29 @@ def table(results: list[Result]) -> str:
     return "\n".join(lines)
 
 
+def by_class(results: list[Result]) -> str:
+    """One row for each class: the largest differences of its models."""
+    lines = [
+        "| class | models compared | logits | loss | every gradient | greedy ids |",
+        "| --- | --- | ---: | ---: | ---: | --- |",
+    ]
+    for name in dict.fromkeys(one.name for one in results):
+        own = [one for one in results if one.name == name]
+        logits, loss, gradient = (max(getattr(one, field) for one in own) for field in ("logits", "loss", "gradient"))
+        ids = "the same" if all(one.same_ids for one in own) else "**others**"
+        models = "; ".join(one.what for one in own)
+        lines.append(f"| {name} | {models} | {_figure(logits)} | {_figure(loss)} | {_figure(gradient)} | {ids} |")
+    return "\n".join(lines)
+
+
 def _figure(value: float) -> str:
     return "0" if value == 0 else f"{value:.1e}"
 
 
 def main() -> None:
-    """Print the table; with `--write`, write the results and the tables of `README.md`."""
+    """Print the table; with `--write`, write the results and the tables of both READMEs."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help="write results/parity.json and the table in README.md")
+    parser.add_argument("--write", action="store_true", help="write results/parity.json and the tables")
     write = parser.parse_args().write
     torch.set_num_threads(1)
     results = [measure(case) for case in CASES]
@@ -379,9 +393,10 @@ def main() -> None:
     if write:
         report = {"transformers": transformers.__version__, "cases": [asdict(result) for result in results]}
         RESULTS.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
-        _, _, after = rest.partition(END)
-        README.write_text(f"{before}{BEGIN}\n\n{table(results)}\n\n{END}{after}", encoding="utf-8")
+        for file, text in ((README, table(results)), (PROJECT, by_class(results))):
+            before, _, rest = file.read_text(encoding="utf-8").partition(BEGIN)
+            _, _, after = rest.partition(END)
+            file.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -64,6 +64,18 @@ SECTIONS = {
         {"name": "connectors/linear", "bias": False},
         layout={"name": "layouts/split", "longest_edge": 64},
     ),
+    "Idefics2": section(
+        tower("idefics2_vision", final_norm=True),
+        {
+            "name": "connectors/mlp",
+            "gated": True,
+            "activation": "silu",
+            "bias": False,
+            "hidden_width": TEXT["intermediate_size"],
+        },
+        {"name": "connectors/perceiver", "queries": 4, "depth": 2, "heads": 2, "key_value_heads": 1, "head_width": 8},
+        layout={"name": "layouts/keep-ratio", "shortest_edge": 24, "longest_edge": 60, "patch": 8},
+    ),
     "Blip2": section(
         tower("blip_2_vision_model", final_norm=True, prefix="keep"),
         {"name": "connectors/q-former", "width": 24, "heads": 4, "depth": 2, "queries": 4, "feedforward_width": 40},

@@ -70,7 +70,7 @@ def test_the_folders_load_where_vlmzoo_does_not_and_say_the_same(tmp_path: Path)
     for name in SECTIONS:
         models[name] = zoo(name)
         to_transformers(models[name]).save_pretrained(tmp_path / name)
-        text = models[name].processor.template.render([Turn("user", "<image>what?")], prompt=True).text
+        text = models[name].processor.template.render([Turn("user", "<image> what?")], prompt=True).text
         prompts[str(tmp_path / name)] = text.replace("<image>", "") if name == "Blip2" else text
     run = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(tmp_path / "picture.png"), json.dumps(prompts)], capture_output=True, text=True
@@ -79,7 +79,7 @@ def test_the_folders_load_where_vlmzoo_does_not_and_say_the_same(tmp_path: Path)
     expected = [f"{name}ForConditionalGeneration" for name in SECTIONS]
     assert json.loads(run.stdout.splitlines()[-1]) == {"classes": expected, "foreign": []}
     for name, model in models.items():
-        batch = model.processor(text="<image>what?", images=picture())
+        batch = model.processor(text="<image> what?", images=picture())
         said = load_file(tmp_path / name / "said.safetensors")
         with torch.inference_mode():
             assert torch.equal(model(**batch).logits, said["logits"]), name
@@ -128,6 +128,15 @@ def test_what_the_tokenizer_has_added_goes_with_it() -> None:
     exported = to_transformers(shaken(model))
     assert exported.model.config.text_config.vocab_size == 260
     assert exported.processor.tokenizer.convert_tokens_to_ids("<image>") == 259 == exported.model.config.image_token_id
+
+
+@pytest.mark.parametrize("name", ["InternVL", "Idefics2", "Idefics3"])
+def test_the_tokenizer_of_the_model_is_left_as_it_was(name: str) -> None:
+    """Some processors add tokens to the one they are given."""
+    model = zoo(name)
+    before = model.processor.tokenizer.get_vocab()
+    to_transformers(model)
+    assert model.processor.tokenizer.get_vocab() == before
 
 
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from copy import deepcopy
 from typing import Any
 
 from torch import Tensor
-from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2Processor, PreTrainedConfig
+from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2Processor, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from vlmzoo.exchange import architectures
@@ -127,13 +127,13 @@ class Blip2Exchange(Exchange):
         """Without a marker: the processor writes the image before everything else, the beginning of the text too."""
         return text.replace(IMAGE, "")
 
-    def processor(self, model: VLM, config: PreTrainedConfig) -> Blip2Processor:
+    def processor(self, model: VLM, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> Blip2Processor:
         """It writes the image before the text, whatever the text says."""
         transform = model.vision.transform
         return Blip2Processor(
             image_processor=BlipImageProcessorPil(
                 size={"height": transform.height, "width": transform.width}, **processor_options(transform)
             ),
-            tokenizer=model.processor.tokenizer,
+            tokenizer=tokenizer,
             num_query_tokens=config.num_query_tokens,
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from vlmzoo.exchange.image_processors import transform_options
 from vlmzoo.exchange.names import Names
@@ -52,6 +52,10 @@ class Exchange(ABC):
         Raises `AssemblyError` with every reason why the zoo has no such parts.
         """
 
+    def layout(self, config: PreTrainedConfig) -> dict[str, Any] | None:
+        """How images are cut where the class does not say and no processor does. Default: as `pattern` has it."""
+        return None if self.pattern.layout is None else {"name": self.pattern.layout}
+
     def preparation(self, processor: ProcessorMixin) -> dict[str, dict[str, Any]]:
         """Options of `vision` and `layout` that make of an image what `processor` makes of it.
 
@@ -78,6 +82,10 @@ class Exchange(ABC):
         """What the processor is given of a prompt in which `<image>` marks the images. Default: its own marker there."""
         return text.replace(IMAGE, image_token)
 
+    def seen(self, inputs: Mapping[str, Tensor], config: PreTrainedConfig) -> dict[str, Tensor]:
+        """What the class sees of its inputs. Default: all."""
+        return dict(inputs)
+
     @abstractmethod
-    def processor(self, model: VLM, config: PreTrainedConfig) -> ProcessorMixin:
-        """The class's processor that does what the zoo model's processor does."""
+    def processor(self, model: VLM, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> ProcessorMixin:
+        """The class's processor that does what the zoo model's processor does; `tokenizer` is a copy of that one's."""

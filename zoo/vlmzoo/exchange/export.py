@@ -99,7 +99,7 @@ def _exported(exchange: Exchange, model: VLM) -> Exported:
     found.check(exchange.name)
     processor = None
     if model.processor is not None:
-        processor = exchange.processor(model, config)
+        processor = exchange.processor(model, config, deepcopy(model.processor.tokenizer))
         own, theirs = same_question(exchange, processor, model, config, pixels=_PIXELS)
         found = max(found, question_difference(published, model, own, theirs), key=lambda one: one.largest)
         found.check(exchange.name)

@@ -11,6 +11,7 @@ from transformers import (
     InternVLForConditionalGeneration,
     InternVLProcessor,
     PreTrainedConfig,
+    PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
     ProcessorMixin,
 )
@@ -107,7 +108,7 @@ class InternVLExchange(Exchange):
             inputs["pixel_values"] = batch["pixel_values"][batch["image_mask"]]
         return inputs
 
-    def processor(self, model: VLM, config: PreTrainedConfig) -> InternVLProcessor:
+    def processor(self, model: VLM, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> InternVLProcessor:
         """The tokenizer is told the names of the tokens that the processor asks it for; films are no business of the zoo."""
         transform, layout = model.vision.transform, model.config.model["layout"]
         size = {"height": transform.height, "width": transform.width}
@@ -119,8 +120,8 @@ class InternVLExchange(Exchange):
             "video_token": "</img>",  # the processor insists on one for films: one that no prompt contains
         }
         with TemporaryDirectory() as folder:
-            model.processor.tokenizer.save_pretrained(folder)
-            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, extra_special_tokens=named)
+            tokenizer.save_pretrained(folder)
+            named_tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, extra_special_tokens=named)
         return InternVLProcessor(
             image_processor=GotOcr2ImageProcessorPil(
                 crop_to_patches=True,
@@ -129,7 +130,7 @@ class InternVLExchange(Exchange):
                 size=size,
                 **processor_options(transform),
             ),
-            tokenizer=tokenizer,
+            tokenizer=named_tokenizer,
             video_processor=InternVLVideoProcessor(size=size, **processor_options(transform)),
             image_seq_length=config.image_seq_length,
         )

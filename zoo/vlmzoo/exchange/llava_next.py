@@ -5,7 +5,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration, LlavaNextProcessor, PreTrainedConfig
+from transformers import (
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    LlavaNextProcessor,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
 from vlmzoo.data.reader import pad_images, unpack_arrangements
@@ -54,7 +60,7 @@ class LlavaNextExchange(Exchange):
         inputs["image_sizes"] = torch.tensor([[cut.height, cut.width] for cut in cuts], device=batch["input_ids"].device)
         return inputs
 
-    def processor(self, model: VLM, config: PreTrainedConfig) -> LlavaNextProcessor:
+    def processor(self, model: VLM, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> LlavaNextProcessor:
         """The same grids; tiles are scaled with the encoder's filter."""
         transform = model.vision.transform
         size = {"height": transform.height, "width": transform.width}
@@ -65,7 +71,7 @@ class LlavaNextExchange(Exchange):
                 crop_size=size,
                 **processor_options(transform),
             ),
-            tokenizer=model.processor.tokenizer,
+            tokenizer=tokenizer,
             patch_size=config.vision_config.patch_size,
             vision_feature_select_strategy=config.vision_feature_select_strategy,
             image_token=model.processor.image_token.text,

@@ -6,7 +6,14 @@ from typing import Any
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformers import MllamaConfig, MllamaForConditionalGeneration, MllamaProcessor, PreTrainedConfig, ProcessorMixin
+from transformers import (
+    MllamaConfig,
+    MllamaForConditionalGeneration,
+    MllamaProcessor,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
 from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
 
 from vlmzoo.data.reader import unpack_arrangements
@@ -172,7 +179,7 @@ class MllamaExchange(Exchange):
             "cross_attention_mask": seen,
         }
 
-    def processor(self, model: VLM, config: PreTrainedConfig) -> MllamaProcessor:
+    def processor(self, model: VLM, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> MllamaProcessor:
         """The tokenizer must have Llama's beginning of a text, which the processor looks for."""
         transform = model.vision.transform
         return MllamaProcessor(
@@ -181,7 +188,7 @@ class MllamaExchange(Exchange):
                 max_image_tiles=config.vision_config.max_num_tiles,
                 **processor_options(transform),
             ),
-            tokenizer=model.processor.tokenizer,
+            tokenizer=tokenizer,
         )
 
 

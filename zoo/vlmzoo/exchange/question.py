@@ -14,7 +14,7 @@ from vlmzoo.model.vlm import VLM
 from vlmzoo_registry import AssemblyError, Turn
 from vlmzoo_registry.tasks import IMAGE
 
-QUESTION = "What is this?"
+QUESTION = " What is this?"
 
 Inputs = dict[str, Tensor]
 
@@ -33,7 +33,7 @@ def same_question(
     text = zoo.template.render([Turn("user", IMAGE + QUESTION)], prompt=True).text
     theirs = processor(text=[exchange.prompt(text, zoo.image_token.text)], images=[image], return_tensors="pt")
     given = {name: theirs[name] for name in theirs if name not in _NOT_READ}
-    reasons = unlike(exchange.inputs(own, config), given, pixels=pixels)
+    reasons = unlike(exchange.inputs(own, config), exchange.seen(given, config), pixels=pixels)
     if reasons:
         raise AssemblyError(f"the processor of {exchange.name} and that of the zoo model make other inputs", reasons)
     return own, given

@@ -53,7 +53,9 @@ def option_differences(own: Mapping[str, Any], published: Mapping[str, Any], nam
 
 
 def _arithmetic(part: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in part.items() if key not in NOT_ARITHMETIC}
+    options = {key: value for key, value in part.items() if key not in NOT_ARITHMETIC}
+    # An encoder that is not told what to do with leading tokens drops them, where there are any.
+    return {**options, "prefix": options["prefix"] or "drop"} if "prefix" in options else options
 
 
 def _differing(one: Any, other: Any, path: str) -> list[tuple[str, Any, Any]]:

@@ -52,8 +52,9 @@ def from_transformers(
     """
     exchange = exchange_of(model)
     section = exchange.section(model.config)
-    if exchange.pattern.layout is not None:
-        section.setdefault("layout", {"name": exchange.pattern.layout})
+    layout = exchange.layout(model.config)
+    if layout is not None:
+        section.setdefault("layout", layout)
     for part, options in {} if processor is None else exchange.preparation(processor).items():
         section[part] |= options
     dtype = model.get_input_embeddings().weight.dtype
