@@ -16,7 +16,9 @@ from typer.testing import CliRunner
 
 from vlmzoo.cli.commands import COMMANDS
 from vlmzoo.cli.entry import app
+from vlmzoo.cli.recipes import tokens_in_words
 from vlmzoo.cli.show import explain, type_in_words
+from vlmzoo.config.about import read_about
 from vlmzoo.config.grid import GridConfig
 from vlmzoo.config.parts import MODEL_PARTS, STAGE_PARTS
 from vlmzoo.config.recipe import Recipe
@@ -96,14 +98,29 @@ def grids() -> str:
 
 
 def shipped() -> str:
-    """Every recipe that comes with vlmzoo, as it is."""
+    """A table of the recipes that come with vlmzoo, then every one as it is."""
     text = (
-        "# Shipped recipes\n\nA name stands for its file: `vlmzoo plan NAME`, `vlmzoo train NAME`. Paths of data start from "
-        "the folder that one stands in.\n"
+        "# Shipped recipes\n\nPublished combinations as files. A name stands for its file: `vlmzoo plan NAME`, "
+        "`vlmzoo train NAME`; `vlmzoo recipes NAME > mine.yaml` makes it yours. Paths of data start from the folder that one "
+        "stands in. A test plans each of them, in full size and without a network, and compares tokens and parameters with "
+        "what was published. Each says under `differs` and `unverified` what it does not reproduce, and what nobody has read "
+        "in the project's own files.\n\n"
+        "| recipe | what | tokens per image | parameters, as published |\n| --- | --- | ---: | --- |\n"
     )
     for name, file in shipped_recipes().items():
-        text += f"\n## {name}\n\n```yaml\n{file.read_text(encoding='utf-8').rstrip()}\n```\n"
+        about = read_about(file)
+        published = about.dump()["published"] or {"parameters": {}}
+        tokens = tokens_in_words(about.dump()["published"]).removesuffix(" tokens per image")
+        figures = ", ".join(f"{part} {figure}" for part, figure in published["parameters"].items())
+        text += f"| [{name}](#{anchor(name)}) | {cell(about.title)} | {tokens} | {figures} |\n"
+    for name, file in shipped_recipes().items():
+        text += f"\n## {name} {{ #{anchor(name)} }}\n\n```yaml\n{file.read_text(encoding='utf-8').rstrip()}\n```\n"
     return text
+
+
+def anchor(recipe: str) -> str:
+    """What a link to a recipe's section ends with; a dot would begin a class."""
+    return "recipe-" + recipe.replace(".", "-")
 
 
 def sections(model: type[BaseModel]) -> Iterator[str]:

@@ -152,8 +152,12 @@ def test_every_key_of_a_config_has_an_entry(site: Path, name: str, outermost: ty
 
 
 def test_every_shipped_recipe_has_an_entry(site: Path) -> None:
-    text = html.unescape(re.sub("<[^>]+>", "", page(site, "reference/shipped.html")))
-    assert len(shipped_recipes()) >= 2
+    source = page(site, "reference/shipped.html")
+    text = html.unescape(re.sub("<[^>]+>", "", source))
+    assert len(shipped_recipes()) >= 65
+    anchors = {name: f"recipe-{name.replace('.', '-')}" for name in shipped_recipes()}
+    assert not without_anchor(source, anchors.values())
+    assert all(f'<a href="#{anchor}">{name}</a>' in source for name, anchor in anchors.items())
     for file in shipped_recipes().values():
         assert file.read_text(encoding="utf-8").rstrip() in text, file.name
 
