@@ -94,7 +94,7 @@ def published_activation(name: str) -> str:
 
 def backbone_names(text: PreTrainedConfig, published_backbone: str) -> tuple[tuple[str, str], ...]:
     """Where a text model, and `lm_head` beside it, stand in the zoo's `transformers/causal-lm` of the same architecture."""
-    causal = MODEL_FOR_CAUSAL_LM_MAPPING[type(text)]
+    causal: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(text)]  # a class
     with torch.device("meta"):
         twin = causal(text)
     head = next(name for name, module in twin.named_modules() if module is twin.get_output_embeddings())

@@ -139,7 +139,7 @@ class MllamaExchange(Exchange):
             raise AssemblyError(
                 "the decoder is not Mllama's", [f"`language`: `model_type` is {whole.model_type}, and Mllama has mllama"]
             )
-        text = whole.text_config
+        text: Any = whole.text_config
         text.cross_attention_layers = [layer + number for number, layer in enumerate(model.layers.placement)]
         text.num_hidden_layers += len(text.cross_attention_layers)
         return MllamaConfig(

@@ -83,7 +83,7 @@ class PaliGemmaExchange(Exchange):
 
     def processor(self, model: VLM, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> PaliGemmaProcessor:
         """It writes a line break behind the prompt, as the published models were trained; the zoo's template must do so too."""
-        processor = image_processor(model.vision.transform)
+        processor: Any = image_processor(model.vision.transform)
         processor.image_seq_length = model.image_shape.count
         return PaliGemmaProcessor(image_processor=processor, tokenizer=tokenizer)
 

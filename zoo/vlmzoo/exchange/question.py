@@ -39,8 +39,8 @@ def same_question(
     return own, given
 
 
-_NOT_READ = ("mm_token_type_ids",)
-"""What processors add for other programs."""
+_NOT_READ = ("mm_token_type_ids", "labels")
+"""What processors add for other programs, and what is not an input."""
 
 
 def unlike(own: Mapping[str, Tensor], theirs: Mapping[str, Tensor], *, pixels: float) -> list[str]:

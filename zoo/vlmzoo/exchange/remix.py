@@ -51,7 +51,8 @@ def remix(model: VLM, *, catalogue: Catalogue | None = None, **changes: Any) -> 
 def _with_same_language(model: VLM, config: ModelConfig) -> VLM:
     """The model of this config, with the language model, the tokenizer and the image token of an earlier one."""
     parts = assemble(config)
-    parts.language.resize(model.get_input_embeddings().weight.shape[0])
+    embedding: Any = model.get_input_embeddings()
+    parts.language.resize(embedding.weight.shape[0])
     fill(own_tensors(parts.language), own_tensors(model.language), str, what="the part `language`, kept")
     if model.processor is None:
         return _finished(model, config, parts)

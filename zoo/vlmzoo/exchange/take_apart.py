@@ -57,7 +57,8 @@ def from_transformers(
         section.setdefault("layout", layout)
     for part, options in {} if processor is None else exchange.preparation(processor).items():
         section[part] |= options
-    dtype = model.get_input_embeddings().weight.dtype
+    embedding: Any = model.get_input_embeddings()
+    dtype = embedding.weight.dtype
     if dtype not in _TYPES:
         raise ConfigError(f"the language model is kept in {dtype}, which no part has: convert it (`model.float()`)")
     # The encoder and the connectors stay in float32, which holds 16-bit weights exactly, and in which new parts start.
