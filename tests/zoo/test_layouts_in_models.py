@@ -192,3 +192,17 @@ def test_labels_show_each_run_of_slots_as_one_piece(tmp_path: Path) -> None:
         assert [piece.tokens for piece in images] == [piece for piece in text if isinstance(piece, int)]
         assert not any(piece.supervised for piece in images)
         assert sum(piece.tokens for piece in row.pieces) == row.tokens
+
+
+def test_a_hybrid_model_writes_around_the_thumbnail_what_its_layout_writes_around_an_image(shown: list[Any]) -> None:
+    vlm = model("hybrid")
+    count = vlm.image_shape.count
+    assert vlm.processor.images.text(vlm.layout.arrangement((40, 120))) == ("<img>", count, "</img>")
+    tagged = vlmzoo.build(MODELS["hybrid"] | {"layout": {"name": "layouts/tagged-tiles"}})
+    assert tagged.processor.images.text(tagged.layout.arrangement((40, 120))) == (
+        "<Image><tile_global_thumbnail>",
+        count,
+        "</Image>",
+    )
+    always = vlmzoo.build(MODELS["hybrid"] | {"layout": ANYRES})  # it cuts every image
+    assert always.processor.images.text(always.layout.arrangement((40, 120))) == (count,)

@@ -5,7 +5,6 @@ All reasons why a combination does not fit are collected before any is raised.
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from os import PathLike
 from typing import Any, cast
 
@@ -14,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from vlmzoo.config import Choice, ModelConfig, load_model
 from vlmzoo.data.encode import ImageToken
-from vlmzoo.data.reader import ImageReader, one_marker, thumbnail_slots
+from vlmzoo.data.reader import ImageReader, ThumbnailText, one_marker
 from vlmzoo.image_token import find_image_token
 from vlmzoo.manifest import ComponentRecord
 from vlmzoo.model.configuration import VLMConfig
@@ -356,7 +355,8 @@ def image_text(config: ModelConfig, vlm: VLM) -> Callable[[Arrangement], ImageTe
         return vlm.layout.text
     if config.architecture == "cross_attention":
         return one_marker
-    return partial(thumbnail_slots, vlm.image_shape.count)
+    transform = vlm.vision.transform
+    return ThumbnailText(vlm.layout, vlm.image_shape.count, (transform.height, transform.width))
 
 
 def use_template(vlm: VLM, choice: Choice) -> None:

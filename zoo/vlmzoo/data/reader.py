@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
 
-from vlmzoo_registry import Arrangement, DataError, ImageLayout, ImageText, ImageTransform
+from vlmzoo_registry import Arrangement, DataError, ImageLayout, ImageSize, ImageText, ImageTransform
 
 
 def one_marker(arrangement: Arrangement) -> ImageText:
@@ -16,9 +16,21 @@ def one_marker(arrangement: Arrangement) -> ImageText:
     return (1,)
 
 
-def thumbnail_slots(count: int, arrangement: Arrangement) -> ImageText:
-    """What stands for an image where its thumbnail alone is placed in the text: the slots of that."""
-    return (count,)
+class ThumbnailText:
+    """What stands for an image where its thumbnail alone is placed in the text: what stands for one that is not cut.
+
+    That is its slots with what the layout writes around them; the slots alone for a layout that cuts every image.
+    """
+
+    def __init__(self, layout: ImageLayout, count: int, view_size: ImageSize) -> None:
+        uncut = Arrangement(1, 1, *view_size)
+        whole = layout.views(uncut) == 1
+        text: ImageText = layout.text(uncut) if whole else (count,)
+        self.text: ImageText = text if [piece for piece in text if isinstance(piece, int)] == [count] else (count,)
+
+    def __call__(self, arrangement: Arrangement) -> ImageText:
+        """The same for every image."""
+        return self.text
 
 
 @dataclass(frozen=True)
