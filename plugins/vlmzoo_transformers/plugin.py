@@ -33,7 +33,7 @@ def vlmzoo_components() -> list[ComponentSpec]:
             name="mllama-vision",
             factory="vlmzoo_transformers.mllama_vision:MllamaVisionEncoder",
             config="vlmzoo_transformers.config:MllamaVisionConfig",
-            summary="The vision tower of Llama 3.2 Vision, one tile per image.",
+            summary="The vision tower of Llama 3.2 Vision, on one tile or a canvas of several.",
             paper="arXiv:2407.21783",
             license="as the weights",
             requires=("transformers>=5.17",),
