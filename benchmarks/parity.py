@@ -250,6 +250,7 @@ def mllama(cross: list[int], tiles: int, ratios: list[list[int]]) -> Callable[[]
     )
 
 
+FOUR_TILES = [[1, 1], [1, 2], [1, 3], [1, 4], [2, 1], [2, 2], [3, 1], [4, 1]]
 GRIDS = {"image_grid_pinpoints": [[32, 64], [64, 32], [64, 64]]}
 
 CASES = (
@@ -282,6 +283,8 @@ CASES = (
     Case("PaliGemma", "Gemma", paligemma(GemmaConfig), first_position=1, prefix=True),
     Case("PaliGemma", "Gemma 2", paligemma(Gemma2Config, sliding_window=8), first_position=1, prefix=True, side="right"),
     Case("Mllama", "one tile, words before the image", mllama([1, 3], 1, [[1, 1]]), images=(1, 1)),
+    Case("Mllama", "1 x 2 tiles, words before the image", mllama([1, 3], 2, [[1, 1], [1, 2], [2, 1]]), images=(1, 1)),
+    Case("Mllama", "2 x 2 tiles, several images", mllama([1], 4, FOUR_TILES), words_first=False),
     Case("Mllama", "one tile, several images", mllama([1, 3], 1, [[1, 1]]), words_first=False, side="right"),
 )
 
