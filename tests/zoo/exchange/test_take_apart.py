@@ -4,13 +4,26 @@ from pathlib import Path
 
 import pytest
 import torch
-from exchange_models import TEXT, TOWER, llava, llava_processor, picture
-from transformers import LlamaConfig, LlamaForCausalLM, LlavaConfig, LlavaForConditionalGeneration, SiglipVisionConfig
+from exchange_models import TEXT, TOWER, llava, llava_processor, picture, shaken
+from tokenizers.processors import TemplateProcessing
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    MllamaConfig,
+    MllamaForConditionalGeneration,
+    MllamaProcessor,
+    SiglipVisionConfig,
+)
+from transformers.models.mllama.configuration_mllama import MllamaTextConfig, MllamaVisionConfig
+from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
 
 import vlmzoo
 from vlmzoo.exchange.llava import LlavaExchange
 from vlmzoo.exchange.names import Names
 from vlmzoo_registry import AssemblyError, CheckpointError, ConfigError
+from vlmzoo_registry.byte_tokenizer import BYTE_TOKENS, byte_tokenizer
 
 
 def test_the_parts_are_those_of_the_zoo_and_nothing_is_shared() -> None:
@@ -41,6 +54,39 @@ def test_with_its_processor_an_image_and_a_text_give_the_logits_of_both(tmp_path
     again = vlmzoo.load(tmp_path / "checkpoint")
     with torch.inference_mode():
         assert torch.equal(again(**again.processor(text="<image>what?", images=image)).logits, model(**own).logits)
+
+
+def test_llama_vision_comes_with_its_processor_and_goes_back() -> None:
+    """Its tokenizer begins every text; its processor wants that written out."""
+    tokenizer = byte_tokenizer(["<|image|>"])
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<bos> $A", pair="<bos> $A <bos> $B", special_tokens=[("<bos>", 1)]
+    )
+    clip = {"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}
+    processor = MllamaProcessor(
+        image_processor=MllamaImageProcessorPil(size={"height": 32, "width": 32}, max_image_tiles=4, **clip),
+        tokenizer=tokenizer,
+    )
+    tower = {
+        **{key: value for key, value in TOWER.items() if key != "num_attention_heads"},
+        "attention_heads": 4,
+        "num_global_layers": 1,
+        "intermediate_layers_indices": [0],
+        "vision_output_dim": 64,
+    }
+    text = {**TEXT, "vocab_size": BYTE_TOKENS, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
+    config = MllamaConfig(
+        vision_config=MllamaVisionConfig(**tower),
+        text_config=MllamaTextConfig(**{**text, "num_hidden_layers": 3}, cross_attention_layers=[1]),
+        image_token_index=BYTE_TOKENS,
+    )
+    model = vlmzoo.from_transformers(
+        shaken(MllamaForConditionalGeneration(config)), processor, template={"name": "vicuna_v1", "system": None}
+    )
+    assert model.config.model["layout"] == {"name": "layouts/canvas", "max_tiles": 4}
+    exported = vlmzoo.to_transformers(model)
+    assert type(exported.processor).__name__ == "MllamaProcessor"
+    assert exported.difference == 0.0
 
 
 def test_training_goes_on_where_it_was() -> None:

@@ -123,9 +123,9 @@ class Blip2Exchange(Exchange):
             inputs["pixel_values"] = batch["pixel_values"][batch["image_mask"]]
         return inputs
 
-    def prompt(self, text: str, image_token: str) -> str:
+    def prompt(self, text: str, image_token: str, bos_token: str | None) -> dict[str, Any]:
         """Without a marker: the processor writes the image before everything else, the beginning of the text too."""
-        return text.replace(IMAGE, "")
+        return {"text": [text.replace(IMAGE, "")]}
 
     def processor(self, model: VLM, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> Blip2Processor:
         """It writes the image before the text, whatever the text says."""

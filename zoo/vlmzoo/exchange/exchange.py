@@ -78,9 +78,9 @@ class Exchange(ABC):
     def inputs(self, batch: Mapping[str, Tensor], config: PreTrainedConfig) -> dict[str, Tensor]:
         """A zoo batch in the form in which the class takes it."""
 
-    def prompt(self, text: str, image_token: str) -> str:
-        """What the processor is given of a prompt in which `<image>` marks the images. Default: its own marker there."""
-        return text.replace(IMAGE, image_token)
+    def prompt(self, text: str, image_token: str, bos_token: str | None) -> dict[str, Any]:
+        """How the processor is called for a prompt in which `<image>` marks the images. Default: with its own marker there."""
+        return {"text": [text.replace(IMAGE, image_token)]}
 
     def seen(self, inputs: Mapping[str, Tensor], config: PreTrainedConfig) -> dict[str, Tensor]:
         """What the class sees of its inputs. Default: all."""

@@ -25,6 +25,7 @@ from vlmzoo.exchange.sections import spelt_out
 from vlmzoo.model.cross_attention import CrossAttentionVLM
 from vlmzoo.model.vlm import VLM
 from vlmzoo_registry import AssemblyError
+from vlmzoo_registry.tasks import IMAGE
 
 _BLOCK = {
     "input_layernorm": "attention_norm",
@@ -178,6 +179,10 @@ class MllamaExchange(Exchange):
             "aspect_ratio_mask": filled,
             "cross_attention_mask": seen,
         }
+
+    def prompt(self, text: str, image_token: str, bos_token: str | None) -> dict[str, Any]:
+        """The processor wants the beginning of the text in it, as its chat template writes it; else it comes twice."""
+        return {"text": [(bos_token or "") + text.replace(IMAGE, image_token)], "add_special_tokens": False}
 
     def processor(self, model: VLM, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> MllamaProcessor:
         """The tokenizer must have Llama's beginning of a text, which the processor looks for."""

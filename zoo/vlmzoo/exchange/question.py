@@ -1,6 +1,7 @@
 """One image and one question through a zoo model's processor and a published one: they must make the same inputs of it."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +32,8 @@ def same_question(
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8))
     own = zoo(text=IMAGE + QUESTION, images=image)
     text = zoo.template.render([Turn("user", IMAGE + QUESTION)], prompt=True).text
-    theirs = processor(text=[exchange.prompt(text, zoo.image_token.text)], images=[image], return_tensors="pt")
+    asked = exchange.prompt(text, zoo.image_token.text, zoo.tokenizer.bos_token)
+    theirs: Any = processor(images=[image], return_tensors="pt", **asked)
     given = {name: theirs[name] for name in theirs if name not in _NOT_READ}
     reasons = unlike(exchange.inputs(own, config), exchange.seen(given, config), pixels=pixels)
     if reasons:
