@@ -1,6 +1,7 @@
 """Whether a language model can be trained with an objective: asked before any weight is loaded."""
 
-from vlmzoo_registry import LanguageModel, Objective
+from vlmzoo.config import StageConfig
+from vlmzoo_registry import AssemblyError, LanguageModel, Objective
 
 _NEEDED = {
     "full_prefix": "predict tokens that all others are seen from",
@@ -8,6 +9,18 @@ _NEEDED = {
     "span_positions": "be told where in a span a token stands (`span_positions`)",
     "sentence_labels": "say whether a text follows another (`sentence_head`)",
 }
+
+
+def stage_objective(stage: StageConfig, language: LanguageModel, language_name: str) -> Objective:
+    """The objective of a stage. Raises `AssemblyError` with every reason why this language model cannot be trained with it."""
+    objective: Objective = stage.objective.make(Objective)
+    name = stage.objective.component.full_name
+    reasons = refusals(objective, language, name=name, language_name=language_name)
+    if stage.loss_weights is not None and "sentence_labels" in objective.needs:
+        reasons.append(f"`{name}` labels whole rows, for which there are no `loss_weights`: leave them out")
+    if reasons:
+        raise AssemblyError(f"stage `{stage.name}` cannot train this language model", reasons)
+    return objective
 
 
 def refusals(objective: Objective, language: LanguageModel, *, name: str, language_name: str) -> list[str]:

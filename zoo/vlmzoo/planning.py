@@ -19,10 +19,11 @@ from vlmzoo.adapters import Adapter
 from vlmzoo.assemble import Parts, assemble, make_template
 from vlmzoo.config import ModelConfig, Recipe, StageConfig, TrainPart, load_either
 from vlmzoo.image_token import find_image_token
+from vlmzoo.objectives import stage_objective
 from vlmzoo.offline import offline
 from vlmzoo.training.optimization import fresh_state
 from vlmzoo.training.trainable import refusals, settle
-from vlmzoo_registry import AssemblyError, Catalogue, Connector, ImageSize, LayersConnector
+from vlmzoo_registry import AssemblyError, Catalogue, Connector, ImageSize, LayersConnector, Objective
 from vlmzoo_registry.notes import Note
 
 TYPICAL: tuple[ImageSize, ...] = ((336, 336), (480, 640), (672, 672), (672, 1008), (1008, 672), (1080, 1920))
@@ -109,7 +110,8 @@ def plan(
     model, stages, published = _load(config, overrides, catalogue)
     with offline(), torch.device("meta"), _noted() as notes:
         parts = assemble(model, described=True)
-        notes += _meet_tokenizer(model, stages, parts)
+        objectives = [stage_objective(stage, parts.language, model.language.component.full_name) for stage in stages]
+        notes += _meet_tokenizer(model, stages, objectives, parts)
         weights = _weights(model, parts)  # before adapters come on top
         images = _images(model, parts, published)
         trained = _train(parts, stages, images[0])
@@ -129,8 +131,10 @@ def _noted() -> Iterator[list[str]]:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
-def _meet_tokenizer(model: ModelConfig, stages: Sequence[StageConfig], parts: Parts) -> tuple[str, ...]:
-    """Give the embedding the rows that `build` gives it, and try the templates; or say why that is not known here."""
+def _meet_tokenizer(
+    model: ModelConfig, stages: Sequence[StageConfig], objectives: Sequence[Objective], parts: Parts
+) -> tuple[str, ...]:
+    """Give the embedding the rows that `build` gives it, and try templates and objectives; or say why nobody knows here."""
     try:
         tokenizer = parts.language.tokenizer
     except (OSError, ValueError) as error:  # what transformers raises for a tokenizer that is not there
@@ -141,6 +145,8 @@ def _meet_tokenizer(model: ModelConfig, stages: Sequence[StageConfig], parts: Pa
         )
     for choice in (model.template, *(stage.template for stage in stages if stage.template is not None)):
         make_template(choice, tokenizer)
+    for objective in objectives:
+        objective.bind(tokenizer)
     find_image_token(tokenizer, parts.layout.control_tokens)
     parts.language.resize(len(tokenizer))
     return ()

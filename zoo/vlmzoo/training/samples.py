@@ -11,9 +11,9 @@ from vlmzoo.assemble import make_template
 from vlmzoo.config import StageConfig
 from vlmzoo.data import Collator
 from vlmzoo.model.vlm import VLM
-from vlmzoo.objectives import refusals
+from vlmzoo.objectives import stage_objective
 from vlmzoo.training.sources import leave_out_bad_rows, open_source
-from vlmzoo_registry import AssemblyError, DataError, Dataset, Fault, Objective, Sample
+from vlmzoo_registry import DataError, Dataset, Fault, Sample
 from vlmzoo_registry.errors import faults_message
 
 _LOOKED_AT = 64  # samples of a fingerprint
@@ -102,13 +102,7 @@ def make_collator(model: VLM, stage: StageConfig, *, seed: int = 0) -> Collator:
     the language model cannot be trained with the objective.
     """
     tokenizer = model.processor.tokenizer
-    objective = stage.objective.make(Objective)
-    names = {"name": stage.objective.component.full_name, "language_name": model.config.model["language"]["name"]}
-    reasons = refusals(objective, model.language, **names)
-    if stage.loss_weights is not None and "sentence_labels" in objective.needs:
-        reasons.append(f"`{names['name']}` labels whole rows, which have no `loss_weights`: leave them out")
-    if reasons:
-        raise AssemblyError(f"stage `{stage.name}` cannot train this language model", reasons)
+    objective = stage_objective(stage, model.language, model.config.model["language"]["name"])
     return Collator(
         objective=objective.bind(tokenizer),
         template=model.processor.template if stage.template is None else make_template(stage.template, tokenizer),
