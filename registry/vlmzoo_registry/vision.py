@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import floor
+from math import ceil, floor
 from typing import Literal
 
 import numpy as np
@@ -36,9 +36,10 @@ class ImageTransform:
     """From an image to the pixels its encoder was trained on.
 
     `resize`: "squash" ignores the aspect ratio, "crop" scales the shorter side; both to the target divided by `crop_fraction`,
-    and cut the centre. "pad" scales the longer side and fills with the mean colour. `mean` and `std` are per channel, on
-    the scale [0, 1]. `interpolation` is a Pillow filter. `margin` says where half a pixel goes when the centre is cut: to
-    the even side, as torchvision (so timm and open_clip) has it, or away, as transformers has it.
+    and cut the centre. "pad" fills the image up to the ratio of the target with the mean colour, then scales it
+    (LLaVA-1.5). `mean` and `std` are per channel, on the scale [0, 1]. `interpolation` is a Pillow filter. `margin` says where
+    half a pixel goes when the centre is cut: to the even side, as torchvision (so timm and open_clip) has it, or away, as
+    transformers has it.
     """
 
     height: int
@@ -68,11 +69,12 @@ class ImageTransform:
             left, top = halve((size[0] - self.width) / 2), halve((size[1] - self.height) / 2)
             image = image.resize(size, resample).crop((left, top, left + self.width, top + self.height))
         else:
-            scale = min(self.width / image.width, self.height / image.height)
-            size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-            canvas = Image.new("RGB", (self.width, self.height), tuple(round(255 * m) for m in self.mean))
-            canvas.paste(image.resize(size, resample), ((self.width - size[0]) // 2, (self.height - size[1]) // 2))
-            image = canvas
+            # Padded first, then scaled, with the colour rounded down: so LLaVA's encoder saw it.
+            wide = max(image.width, ceil(image.height * self.width / self.height))
+            high = max(image.height, ceil(image.width * self.height / self.width))
+            canvas = Image.new("RGB", (wide, high), tuple(int(255 * channel) for channel in self.mean))
+            canvas.paste(image, ((wide - image.width) // 2, (high - image.height) // 2))
+            image = canvas.resize((self.width, self.height), resample)
         return self.normalised(image)
 
     def resized(self, image: Image.Image, size: tuple[int, int]) -> Image.Image:

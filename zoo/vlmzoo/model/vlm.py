@@ -219,10 +219,18 @@ class VLM(PreTrainedModel, GenerationMixin):
         """
 
     def generate(self, *arguments: Any, **options: Any) -> Any:
-        """As transformers' `generate`; stops also at the words that end an answer, where the style ends with words."""
+        """As transformers' `generate`; stops also at the words that end an answer, where the style ends with words.
+
+        A model that reads prompts in both directions reads all of this one so, unless a `prefix_mask` says otherwise.
+        """
         words = None if self.processor is None else self.processor.template.stop_words
         if words is not None:
             options = {"stop_strings": words, "tokenizer": self.processor.tokenizer, **options}
+        prompt = arguments[0] if arguments else options.get("input_ids", options.get("inputs"))
+        if self.language.prefix == "required" and isinstance(prompt, Tensor):
+            # Said once, of the prompt: later steps cannot tell it from what was generated.
+            mask = options.get("attention_mask")
+            options = {"prefix_mask": torch.ones_like(prompt).bool() if mask is None else mask.bool(), **options}
         return cast(Any, super()).generate(*arguments, **options)
 
     # ---- images -----------------------------------------------------------------------------------------------------
@@ -418,6 +426,11 @@ class VLM(PreTrainedModel, GenerationMixin):
             input_ids, *args, is_first_iteration=is_first_iteration, **kwargs
         )
         inputs.pop("tokenizer", None)  # with stop strings, `generate` hands it on to every step
+        prefix, cache = inputs.pop("prefix_mask", None), inputs.get("past_key_values")
+        if prefix is not None and (cache is None or cache.get_seq_length() == 0):
+            # Without a cache every step reads the prompt again, and what has been said since is no part of it.
+            said = inputs["input_ids"].shape[1] - prefix.shape[1]
+            inputs["prefix_mask"] = nn.functional.pad(prefix, (0, said))
         if inputs.get("pixel_values") is None:
             for name in ("image_mask", "image_layout", "instruction_ids", "instruction_mask"):
                 inputs.pop(name, None)
