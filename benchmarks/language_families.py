@@ -149,7 +149,11 @@ BESIDES: dict[str, dict[str, Any]] = {
     "deepseek_v32": ALL_HEADS,
     "deepseek_v4": {"num_key_value_heads": 1},
     "dots1": ALL_HEADS,
-    "dots3_note_text": ALL_HEADS | {"shared_experts_intermediate_size": 16},
+    "dots3_note_text": ALL_HEADS
+    | {"shared_experts_intermediate_size": 16, "swa_num_attention_heads": HEADS, "swa_num_key_value_heads": HEADS}
+    | {f"swa_{name}": 16 for name in ("q_lora_rank", "kv_lora_rank")}
+    | {f"swa_{name}": 8 for name in ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")}
+    | {"swa_head_dim": 16},
     "gemma3n_text": {"num_hidden_layers": 5, "num_kv_shared_layers": 0},
     "gemma4_text": {"hidden_size_per_layer_input": 0},  # as in its larger models; see VARIANTS for the others
     "glm4_moe_lite": ALL_HEADS,
@@ -294,5 +298,5 @@ def tiny(family: str) -> dict[str, Any]:
     if family in VARIANTS:
         return tiny(VARIANTS[family]["model_type"]) | VARIANTS[family]
     cls = CONFIG_MAPPING[family]
-    names = {name for base in cls.__mro__ for name in getattr(base, "__annotations__", {})} - set(cls.attribute_map)
+    names = {name for base in cls.__mro__ for name in getattr(base, "__annotations__", {})}
     return {"model_type": family} | {key: value for key, value in SHARED.items() if key in names} | BESIDES.get(family, {})

@@ -8,6 +8,7 @@ An unknown function is refused, never ignored.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -99,17 +100,9 @@ def _find_modules(
     """The outermost modules between the backbone's last hidden state and the logits, and the factor before the first."""
     calls: list[tuple[str, Tensor, Tensor]] = []
 
-    def record(name: str) -> Any:
-        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            entered, left = first_tensor(args), first_tensor(output)
-            if entered is not None and left is not None:
-                calls.append((name, entered, left))
-
-        return hook
-
     within = {id(module) for module in backbone.modules()}
     outside = [(name, module) for name, module in model.named_modules() if name and id(module) not in within]
-    handles = [module.register_forward_hook(record(name)) for name, module in outside]
+    handles = [module.register_forward_hook(partial(_record, calls, name)) for name, module in outside]
     try:
         with torch.no_grad():
             run()
@@ -135,6 +128,12 @@ def _find_modules(
         names.append(outermost[0])
         current = outermost[2]
     return tuple(names), entry
+
+
+def _record(calls: list[tuple[str, Tensor, Tensor]], name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    entered, left = first_tensor(args), first_tensor(output)
+    if entered is not None and left is not None:
+        calls.append((name, entered, left))
 
 
 def _entered_by_multiple(

@@ -7,6 +7,7 @@ hidden states of the same shape out.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -39,24 +40,25 @@ def first_tensor(values: Any) -> Tensor | None:
 def record_calls(model: nn.Module, forward: Callable[[], Any]) -> list[Call]:
     """Run `forward` and list the calls of every submodule of `model`, in the order in which they ended."""
     calls: list[Call] = []
-
-    def hook(name: str) -> Callable[..., None]:
-        def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            entered = first_tensor(args) if args else kwargs.get("hidden_states")
-            left = first_tensor(output)
-            calls.append(
-                Call(name, None if entered is None else tuple(entered.shape), None if left is None else tuple(left.shape))
-            )
-
-        return record
-
-    handles = [module.register_forward_hook(hook(name), with_kwargs=True) for name, module in model.named_modules() if name]
+    handles = [
+        module.register_forward_hook(partial(_record, calls, name), with_kwargs=True)
+        for name, module in model.named_modules()
+        if name
+    ]
     try:
         forward()
     finally:
         for handle in handles:
             handle.remove()
     return calls
+
+
+def _record(
+    calls: list[Call], name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+) -> None:
+    entered = first_tensor(args) if args else kwargs.get("hidden_states")
+    left = first_tensor(output)
+    calls.append(Call(name, None if entered is None else tuple(entered.shape), None if left is None else tuple(left.shape)))
 
 
 def find_layers(model: nn.Module, calls: list[Call], width: int) -> str | None:

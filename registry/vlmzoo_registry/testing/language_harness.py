@@ -79,7 +79,7 @@ class LanguageHarness(PassingHarness[LanguageModel]):
     ) -> Tensor:
         """Hidden states [B, S, d]; a model that needs a prefix reads the first tokens of a text as such."""
         embeddings = part.embedding(ids)
-        options = {"attention_mask": mask, "position_ids": positions, "cache": cache}
+        options: dict[str, Any] = {"attention_mask": mask, "position_ids": positions, "cache": cache}
         if cache is None or cache.get_seq_length() == 0:
             options |= prefix_of(part, torch.ones_like(ids) if mask is None else mask)
         return part.decode(embeddings, **options)
