@@ -47,7 +47,7 @@ def pair(layers: list[int], keep: bool = False, siglip: bool = False) -> tuple[L
                 "name": "transformers/vision",
                 "config": {"model_type": vision.model_type, **VISION},
                 "layers": layers,
-                "prefix": "keep" if keep else "drop",
+                **({"prefix": "keep" if keep else "drop"} if vision.model_type == "clip_vision_model" else {}),
                 "mean": [0.5, 0.5, 0.5],
                 "std": [0.5, 0.5, 0.5],
             },

@@ -69,7 +69,8 @@ def test_an_unknown_key(command: Command, tmp_path: Path) -> None:
     assert text == (
         f"error: {path} cannot be used\n"
         f"  - {path}:4:38: model.connector.0.dept: unknown key; did you mean `depth`? (connectors/mlp knows: depth, "
-        "activation, hidden_width, bias, input_norm, output_norm, output_scale, norm_epsilon)\n"
+        "activation, output_activation, gated, hidden_width, hidden_factor, width, bias, input_norm, output_norm, output_scale, "
+        "norm_epsilon)\n"
     )
 
 
@@ -89,7 +90,7 @@ def test_an_unknown_component(command: Command, tmp_path: Path) -> None:
     assert (
         f"{path}:4:22: model.connector.0.name: no connector is named `connectors/mpl`; did you mean `connectors/mlp`?" in text
     )
-    assert "(`vlmzoo list --kind connector` shows all 6)" in text
+    assert f"(`vlmzoo list --kind connector` shows all {len(vlmzoo.components('connector'))})" in text
 
 
 def test_parts_that_do_not_fit_say_every_reason(command: Command, tmp_path: Path) -> None:

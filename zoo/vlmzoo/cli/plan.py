@@ -63,7 +63,8 @@ def plan(
         samples = f"{stage.micro_batch} sample{'s' * (stage.micro_batch != 1)}"
         out.print(
             f"Activations come on top: very roughly {_size(stage.activation_bytes)} for {samples} of one image and "
-            f"{TEXT_TOKENS} tokens of text, without recomputation."
+            f"{TEXT_TOKENS} tokens of text, without recomputation.",
+            soft_wrap=True,
         )
     for note in result.notes:
         out.print(f"Note: {note}.", soft_wrap=True)
