@@ -134,6 +134,11 @@ class TransformersSeq2SeqLM(LanguageModel):
             )
         return list(self._decoder.get_submodule(self._layers_path))
 
+    @property
+    def layers_see_text(self) -> bool:
+        """No: the encoder reads the prefix."""
+        return False
+
     def resize(self, rows: int) -> None:
         """Add embedding rows, and head rows, as the mean of the old ones; a tied head stays tied."""
         resize_embeddings(self.model, rows)

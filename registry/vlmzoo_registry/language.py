@@ -60,6 +60,14 @@ class LanguageModel(nn.Module, ABC):
         """
 
     @property
+    def layers_see_text(self) -> bool:
+        """Whether `decoder_layers` see every position of the text; False where an encoder reads some of them instead.
+
+        Cross-attention needs it: which images a block may see goes by the position in the text.
+        """
+        return True
+
+    @property
     def idle_parameters(self) -> frozenset[str]:
         """Names of parameters that train, but may go many steps without a gradient (experts that no token chose).
 

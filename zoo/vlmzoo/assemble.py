@@ -125,6 +125,11 @@ def assemble(config: ModelConfig, *, described: bool = False) -> Parts:
         )
     vision = _make_encoders(config, reasons, described=described)
     language = _make(config.language, LanguageModel, "language", reasons, described=described)
+    if language is not None and config.architecture != "unified" and not language.layers_see_text:
+        reasons.append(
+            f"`architecture: {config.architecture}` puts blocks between decoder layers that see the whole text, and an encoder "
+            f"of `language` ({config.language.component.full_name}) reads a part of it: use `architecture: unified`"
+        )
     depth = 0
     if language is not None and config.architecture != "unified" and not out_of_place:
         depth = len(language.decoder_layers)

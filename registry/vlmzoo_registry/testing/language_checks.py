@@ -201,7 +201,7 @@ def decoder_layers_run_once_in_order(component: Component) -> None:
     """One forward calls each of `decoder_layers` once, in order, hidden states [B, S, d] first in and first out.
 
     Why: cross-attention blocks run from hooks on these layers; one that is bypassed never sees an image, one that runs twice
-    sees it twice. (Where the model needs a prefix, its layers may see fewer positions than S: an encoder read the others.)
+    sees it twice. (Where `layers_see_text` is False they may see fewer positions than S: an encoder read the others.)
 
     If it fails: list the layers that `decode` calls, not copies or wrappers of them, and call them as modules, not by
     `.forward`. A model without such a list raises `AssemblyError` when asked; the check then does not apply.
@@ -214,7 +214,7 @@ def decoder_layers_run_once_in_order(component: Component) -> None:
     calls: list[int] = []
     wrong: list[str] = []
     wanted = (ROWS, TEXT, model.width)
-    free = model.prefix == "required"
+    free = not model.layers_see_text
     inputs = harness.inputs(model, ROWS)
 
     def enters(number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

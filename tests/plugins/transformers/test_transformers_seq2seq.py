@@ -11,7 +11,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 import vlmzoo
 from vlmzoo.loss import masked_nll
-from vlmzoo_registry import ConfigError, DataError
+from vlmzoo_registry import AssemblyError, ConfigError, DataError
 from vlmzoo_transformers.config import Seq2SeqLMConfig
 from vlmzoo_transformers.prefix_cache import PrefixMemory
 from vlmzoo_transformers.seq2seq_lm import TransformersSeq2SeqLM
@@ -97,7 +97,7 @@ def test_logits_loss_and_gradients_are_transformers_own(family: str) -> None:
     found = {name: parameter.grad for name, parameter in ours.named_parameters() if parameter.requires_grad}
     table = next(name for name, parameter in ours.named_parameters() if parameter is ours.embedding.weight)
     answers = ours.embedding.weight.new_zeros(ours.embedding.weight.shape)
-    scale = float(ours.embedding(ids)[0, 0, 0] / ours.embedding.weight[ids[0, 0], 0])
+    scale = float((ours.embedding(ids)[0, 0, 0] / ours.embedding.weight[ids[0, 0], 0]).detach())
     answers.index_add_(0, ids[labels != -100], scale * embeddings.grad[labels != -100])
     found[table] = found[table] + answers
     inside = embeddings.grad * prefix[..., None]
@@ -143,17 +143,20 @@ def test_a_cache_changes_nothing_and_follows_the_batch(family: str) -> None:
     assert (again[::2].flip(0) - whole[:, 10:]).abs().max() <= 1e-5 * whole.abs().max()
 
 
+def section(family: str, architecture: str, connector: str, **fields: Any) -> dict[str, Any]:
+    """A `model:` section around it."""
+    return {
+        "architecture": architecture,
+        "vision": {"name": "toy/vision"},
+        "connector": [{"name": connector}],
+        "language": {"name": "transformers/seq2seq-lm", "config": {"model_type": family} | FAMILIES[family] | fields},
+        "template": "plain",
+    }
+
+
 def model(family: str, **fields: Any) -> Any:
     """A whole zoo model around it."""
-    return vlmzoo.build(
-        {
-            "architecture": "unified",
-            "vision": {"name": "toy/vision"},
-            "connector": [{"name": "connectors/mlp"}],
-            "language": {"name": "transformers/seq2seq-lm", "config": {"model_type": family} | FAMILIES[family] | fields},
-            "template": "plain",
-        }
-    )
+    return vlmzoo.build(section(family, "unified", "connectors/mlp", **fields))
 
 
 def images_and_text(model: Any) -> dict[str, Tensor]:
@@ -228,6 +231,14 @@ def test_what_cannot_be_read_is_refused() -> None:
 def test_the_scale_before_the_head_does_not_show_the_weights_it_was_found_with() -> None:
     """Else a checkpoint would be another model than the one that was saved, in its last bits."""
     assert language("t5")._head.entry == language("t5")._head.entry == pytest.approx(32**-0.5, rel=1e-7)
+
+
+def test_blocks_in_a_decoder_that_does_not_see_the_text_are_refused() -> None:
+    with pytest.raises(AssemblyError) as caught:
+        vlmzoo.plan(section("t5", "cross_attention", "connectors/cross-attention"))
+    assert "an encoder of `language` (transformers/seq2seq-lm) reads a part of it: use `architecture: unified`" in str(
+        caught.value
+    )
 
 
 def test_a_plan_says_what_a_build_says() -> None:
