@@ -11,6 +11,8 @@ from objective_models import BERT, LLAMA, MASKED_LM, collator, gradients, model,
 from torch.nn import functional
 
 from vlmzoo.config import load_recipe
+from vlmzoo.evaluation import answer_losses
+from vlmzoo.labels import labels
 from vlmzoo.training import fit as fitting
 from vlmzoo.training.history import read_log
 from vlmzoo.training.processes import join_processes
@@ -177,3 +179,20 @@ def test_a_stopped_run_draws_what_it_would_have_drawn(tmp_path, monkeypatch):
             train(given, output=tmp_path / "stopped")
     assert train(given, output=tmp_path / "stopped").losses == straight.losses
     assert len(set(straight.losses)) == 4
+
+
+@pytest.mark.parametrize("objective", ["text", "masked"])
+def test_evaluation_counts_what_training_counts(objective):
+    built = model(MASKED_LM if objective == "masked" else CAUSAL)
+    batch = collator(built, objective, template="pair")([replace(row, weight=0.5) for row in samples()])
+    learnt = {name: value for name, value in batch.items() if name != "sample_weights"}
+    found = answer_losses(built, dict(batch))
+    assert sum(nats for nats, _ in found) == pytest.approx(float(built(**learnt).nll), rel=1e-5)
+    supervised = batch["labels" if objective == "text" else "targets"] != -100
+    assert [count for _, count in found] == supervised.sum(dim=1).tolist()
+
+
+def test_labels_shows_what_is_hidden(tmp_path):
+    shown = labels(recipe(tmp_path, language=MASKED_LM, objective=MASKED), samples=2)
+    for row in shown.rows:
+        assert 0 < row.supervised < row.tokens / 2
