@@ -263,7 +263,10 @@ def part(fields: dict[str, Any]) -> str:
     facts += [f"source: <{fields['paper']}>"] if fields["paper"] else []
     facts += [f"capability: `{word}`" for word in fields["capabilities"]]
     anchor = f"{fields['kind']}-{fields['name'].replace('/', '-')}"
-    text = f"\n### {fields['name']} {{ #{anchor} }}\n\n{fields['summary'].rstrip('.')}. {'; '.join(facts)}.\n"
+    summary = fields["summary"].rstrip(".")
+    if summary.startswith("#"):
+        summary = f"\\{summary}"  # words of a style, no heading
+    text = f"\n### {fields['name']} {{ #{anchor} }}\n\n{summary}. {'; '.join(facts)}.\n"
     if fields["about"]:
         text += f"\n{fields['about']}\n"
     if fields["options"]:
