@@ -88,8 +88,9 @@ class GridConfig(Section):
     called: ClassVar[str] = "a grid"
 
     base: str | None = Field(
-        default=None, description="The recipe that every cell changes: a path, relative to this file, or the name of one "
-        "that ships (`vlmzoo recipes`); or give `quickstart`."
+        default=None,
+        description="The recipe that every cell changes: a path, relative to this file, or the name of one "
+        "that ships (`vlmzoo recipes`); or give `quickstart`.",
     )
     quickstart: bool = Field(default=False, description="`true` for the quickstart's recipe as the base.")
     overrides: Overrides = Field(default=(), description="Changes for all cells, such as `stages.0.log_every=1`.")
