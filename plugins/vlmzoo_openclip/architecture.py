@@ -96,11 +96,14 @@ def _registered(name: str, pretrained: str | None) -> Architecture:
     computed, trained = bool(model.get("quick_gelu", False)), bool(recorded.get("quick_gelu", False))
     if computed != trained:
         other = name.removesuffix("-quickgelu") if computed else f"{name}-quickgelu"
-        remedy = f": use `model: {other}`" if other in open_clip.list_models() else ""
+        known = other != name and other in open_clip.list_models()
+        remedy = (
+            f"use `model: {other}`" if known else "where the record is wrong, give the file with the weights as `pretrained`"
+        )
         words = {True: "QuickGELU", False: "GELU"}
         raise ConfigError(
             f"the weights `{pretrained}` of open_clip's `{name}` were trained with {words[trained]}, and `{name}` computes "
-            f"with {words[computed]}{remedy}"
+            f"with {words[computed]}: {remedy}"
         )
     return _described(model, preprocess=dict(recorded), name=name, pretrained=pretrained)
 

@@ -60,7 +60,8 @@ class Architecture:
 def architecture(config: TimmConfig) -> Architecture:
     """What `model` or `config` names.
 
-    Raises `ConfigError` for a name that timm does not know, and for a folder without a readable config.json.
+    Raises `ConfigError` for a name that timm does not know, for weights that were trained with another activation than the
+    model computes with, and for a folder without a readable config.json.
     """
     if config.config is not None:
         arguments = {key: value for key, value in config.config.items() if key != "architecture"}
@@ -68,7 +69,11 @@ def architecture(config: TimmConfig) -> Architecture:
         return Architecture(name, arguments, _record(name) | _built_for(arguments))
     assert config.model is not None
     folder = Path(config.model).expanduser()
-    return _saved(folder) if folder.is_dir() else Architecture(config.model, {}, _record(config.model))
+    if folder.is_dir():
+        return _saved(folder)
+    record = _record(config.model)
+    _check_activation(config.model, record)
+    return Architecture(config.model, {}, record)
 
 
 def _built_for(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -90,6 +95,25 @@ def _record(name: str) -> dict[str, Any]:
         raise ConfigError(f"timm's `{base}` has no weights tagged `{tag}`{did_you_mean(tag, tags)} It has: {', '.join(tags)}")
     record: dict[str, Any] = get_pretrained_cfg(name).to_dict()
     return record
+
+
+def _check_activation(name: str, record: dict[str, Any]) -> None:
+    """Refuse weights that were trained with QuickGELU in a model that computes with GELU.
+
+    timm has them under two names, one for each activation, and its records do not say which is the one of the training: it is
+    always the one that was made for these weights, with QuickGELU.
+    """
+    base, tag = split_model_name_tag(name)
+    same = [
+        other
+        for other in list_models(f"*_quickgelu_*.{tag or record['tag']}", pretrained=True)
+        if get_pretrained_cfg(other).hf_hub_id == record["hf_hub_id"]
+    ]
+    if same and base not in {split_model_name_tag(other)[0] for other in same}:
+        raise ConfigError(
+            f"the weights of timm's `{name}` were trained with QuickGELU, and `{base}` computes with GELU: use "
+            f"`model: {same[0]}`"
+        )
 
 
 def _saved(folder: Path) -> Architecture:

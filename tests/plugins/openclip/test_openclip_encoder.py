@@ -362,6 +362,25 @@ def test_what_does_not_fit_is_said(options, message):
         OpenClipEncoder(OpenClipConfig(**options))
 
 
+def test_every_mismatch_of_quickgelu_is_refused_and_nothing_else():
+    refused = {}
+    for name, tag in open_clip.list_pretrained():
+        computed = bool(open_clip.get_model_config(name).get("quick_gelu", False))
+        trained = bool(open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False))
+        try:
+            OpenClipEncoder.resolve(OpenClipConfig(model=name, pretrained=tag))
+        except ConfigError as error:
+            refused[name, tag] = (computed, trained, str(error))
+        else:
+            assert computed == trained, (name, tag)
+    assert {(computed, trained) for computed, trained, _ in refused.values()} == {(True, False), (False, True)}
+    for (name, _), (_, trained, text) in refused.items():
+        assert f"were trained with {'QuickGELU' if trained else 'GELU'}, and `{name}` computes with" in text
+    assert refused["ViT-L-14", "openai"][2].endswith("use `model: ViT-L-14-quickgelu`")
+    # Its name has no other form; open_clip's record may simply lack a word.
+    assert refused["roberta-ViT-B-32", "laion2b_s12b_b32k"][2].endswith("give the file with the weights as `pretrained`")
+
+
 def test_padding_with_a_colour_of_its_own_is_refused(folders, tmp_path):
     saved = json.loads((folders["vit"][1] / "open_clip_config.json").read_text()) | {
         "preprocess_cfg": {"resize_mode": "longest"}

@@ -83,7 +83,7 @@ def rows(output) -> torch.Tensor:
 @pytest.mark.parametrize("name", MODELS)
 def test_declared_shape_is_what_comes_out(folders, name):
     shape = MODELS[name][2]
-    built = encoder(folders[name][1], prefix="keep" if shape.prefix else "drop")
+    built = encoder(folders[name][1], prefix="keep" if shape.prefix else None)
     assert isinstance(built, VisionEncoder)
     assert built.output_shape == shape
     with torch.no_grad():
@@ -108,7 +108,7 @@ def test_layers_are_timms_forward_intermediates(folders, name):
 def test_transformers_are_timms_get_intermediate_layers(folders, name, norm):
     reference, folder = folders[name]
     depth, prefix = len(reference.blocks), reference.num_prefix_tokens
-    built = encoder(folder, layers=[-1, 0], final_norm=norm, prefix="keep" if prefix else "drop")
+    built = encoder(folder, layers=[-1, 0], final_norm=norm, prefix="keep" if prefix else None)
     with torch.no_grad():
         first, last = reference.get_intermediate_layers(
             pixels(built), n=[0, depth - 1], return_prefix_tokens=prefix > 0, norm=norm
@@ -130,7 +130,7 @@ def test_transformers_are_timms_get_intermediate_layers(folders, name, norm):
 )
 def test_last_layer_with_final_norm_is_timms_forward_features(folders, name, shape):
     reference, folder = folders[name]
-    built = encoder(folder, final_norm=True, prefix="keep" if shape.prefix else "drop")
+    built = encoder(folder, final_norm=True, prefix="keep" if shape.prefix else None)
     with torch.no_grad():
         expected, came = reference.forward_features(pixels(built)), built(pixels(built))
     if name == "efficientnet":
@@ -153,7 +153,7 @@ def test_features_that_come_as_a_row(architecture, arguments, prefix):
     # The class token joins after the last layer in the first two: `forward_features` has it, the layers do not.
     for keep in (False, True)[: 1 + prefix]:
         config = TimmConfig(
-            config={"architecture": architecture, **arguments}, final_norm=True, prefix="keep" if keep else "drop"
+            config={"architecture": architecture, **arguments}, final_norm=True, prefix="keep" if keep else None
         )
         built = TimmEncoder(config).eval()
         with torch.no_grad():
@@ -301,8 +301,8 @@ def test_builds_on_meta(folders, name):
 
 def test_resolving_a_pretrained_name_fetches_nothing(monkeypatch):
     monkeypatch.setattr(timm, "create_model", lambda *_, **__: pytest.fail("resolve must not build"))
-    resolved = TimmEncoder.resolve(TimmConfig(model="vit_base_patch16_clip_224.openai", layers=[-2]))
-    assert resolved.config == {"architecture": "vit_base_patch16_clip_224.openai"}
+    resolved = TimmEncoder.resolve(TimmConfig(model="vit_base_patch16_clip_quickgelu_224.openai", layers=[-2]))
+    assert resolved.config == {"architecture": "vit_base_patch16_clip_quickgelu_224.openai"}
     assert resolved.image_size == (224, 224)
     assert resolved.mean == pytest.approx((0.48145466, 0.4578275, 0.40821073))
     assert (resolved.interpolation, resolved.resize, resolved.crop_fraction) == ("bicubic", "crop", 0.9)
@@ -470,8 +470,11 @@ def test_what_does_not_fit_is_said(options, message):
 def test_every_way_to_preprocess_that_timm_records_is_timms():
     """One model of each way: size, filter, mode and fraction of the cut; images of odd sizes."""
     ways: dict[tuple[object, ...], str] = {}
+    quick = set(timm.list_models("*_quickgelu_*", pretrained=True))
     for name in timm.list_models(pretrained=True):
         record = timm.models.get_pretrained_cfg(name)
+        if f"{name.replace('clip_', 'clip_quickgelu_')}" in quick:
+            continue  # refused: the weights are those of the other name
         if record.input_size[0] == 3 and record.input_size[1] <= 256 and record.crop_mode != "border":
             ways.setdefault((record.crop_mode, record.crop_pct, record.interpolation, record.input_size), name)
     assert {way[0] for way in ways} == {"center", "squash"} and len(ways) > 20
@@ -485,6 +488,23 @@ def test_every_way_to_preprocess_that_timm_records_is_timms():
             continue
         came = image_transform(config, described(config))(image)
         torch.testing.assert_close(came, create_transform(**record)(image), rtol=0, atol=1e-6, msg=f"{name}: {way}")
+
+
+def test_weights_trained_with_quickgelu_need_a_model_that_computes_with_it():
+    trained = timm.list_models("*_quickgelu_*", pretrained=True)
+    assert len(trained) >= 17
+    for name in trained:
+        assert described(TimmConfig(model=name)).name == name
+        plain = name.replace("_quickgelu", "")
+        with pytest.raises(ConfigError) as caught:
+            described(TimmConfig(model=plain))
+        assert str(caught.value) == (
+            f"the weights of timm's `{plain}` were trained with QuickGELU, and `{plain.partition('.')[0]}` computes with GELU: "
+            f"use `model: {name}`"
+        )
+    assert described(TimmConfig(model="vit_base_patch16_clip_224.laion2b")).name.endswith("laion2b")
+    # An architecture with random weights is whatever it is called.
+    described(TimmConfig(config={"architecture": "vit_base_patch16_clip_224.openai"}))
 
 
 def test_preprocessing_that_is_none_of_ours_is_refused(monkeypatch):
