@@ -40,8 +40,8 @@ def page() -> str:
         "# Conformance of connectors",
         "",
         "Each row is a run of `vlmzoo check` on a tiny instance with random weights: the declared grid and number of tokens "
-        "are those that come out, for every grid that is taken; tokens keep their places where they have some; every parameter has "
-        "a gradient; saving and loading changes nothing; what does not fit is refused with both numbers; a whole "
+        "are those that come out, for every grid that is taken; tokens keep their places where they have some; every "
+        "parameter has a gradient; saving and loading changes nothing; what does not fit is refused with both numbers; a whole "
         "model with it gives the same logits once it was saved and loaded.",
         "",
         "Written by `python benchmarks/connectors.py`; a test compares it with a fresh run.",

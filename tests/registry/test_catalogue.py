@@ -82,7 +82,11 @@ def test_first_party_names_are_not_special(site, make_manifest, make_spec):
             "no novelty is named `alpha/blur`; did you mean `alpha/blurb`? (`vlmzoo list --kind novelty` shows all 1)",
         ),
         ("conector", "x", "there is no kind `conector`; did you mean `connector`?"),
-        ("zzzzzz", "x", "there is no kind `zzzzzz`; there are `vision_encoder`, `connector`, `language_model`, `layout`, `objective`, "),
+        (
+            "zzzzzz",
+            "x",
+            "there is no kind `zzzzzz`; there are `vision_encoder`, `connector`, `language_model`, `layout`, `objective`, ",
+        ),
     ],
 )
 def test_unknown_names_get_the_nearest_and_a_command(site, make_manifest, make_spec, kind, name, message):

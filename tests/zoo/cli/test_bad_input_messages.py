@@ -69,8 +69,8 @@ def test_an_unknown_key(command: Command, tmp_path: Path) -> None:
     assert text == (
         f"error: {path} cannot be used\n"
         f"  - {path}:4:38: model.connector.0.dept: unknown key; did you mean `depth`? (connectors/mlp knows: depth, "
-        "activation, output_activation, gated, hidden_width, hidden_factor, width, bias, input_norm, output_norm, output_scale, "
-        "norm_epsilon)\n"
+        "activation, output_activation, gated, hidden_width, hidden_factor, width, bias, input_norm, output_norm, "
+        "output_scale, norm_epsilon)\n"
     )
 
 
