@@ -1,6 +1,6 @@
-"""The image transform of a transformers model, read from its preprocessor file (`preprocessor_config.json`).
+"""The image transform of a transformers model, from its preprocessor file: what the processors on Pillow do, to 1e-5.
 
-The fields mean what the processors that run on Pillow do with them; those that run on torchvision round otherwise.
+Those on torchvision round otherwise, by a few grey levels for single pixels of noise (DINOv3's, which has no other: by one).
 """
 
 from dataclasses import dataclass
