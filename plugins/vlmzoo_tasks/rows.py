@@ -69,6 +69,8 @@ def row_id(row: dict[str, Any], line: int, bad: BadRows) -> str:
     value = row.get("id", line)
     if isinstance(value, bool) or not isinstance(value, str | int):
         bad.add(line, "id", f"must be a text or a whole number (is {type(value).__name__}): correct it, or leave it out")
+    elif not str(value).strip():
+        bad.add(line, "id", "is empty: give it a text, or leave it out")
     return str(value)
 
 

@@ -31,8 +31,8 @@ from vlmzoo_tasks.config import (
     VqaConfig,
 )
 
-ORDINARY = settings(max_examples=200, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
-SLOW = settings(ORDINARY, max_examples=2000, derandomize=False)
+ORDINARY = settings(max_examples=200, suppress_health_check=list(HealthCheck))
+SLOW = settings(ORDINARY, max_examples=2000)
 
 LLAVA = {
     "id": "a",

@@ -107,6 +107,7 @@ BAD_CAPTIONS = [
     ({"image": "red.png", "caption": " \n"}, "caption: empty: fill it, or drop the row"),
     ({"image": "red.png", "caption": "an <image> here"}, "caption: contains `<image>`"),
     ({"image": "red.png", "caption": "x", "id": [1]}, "id: must be a text or a whole number (is list)"),
+    ({"image": "red.png", "caption": "x", "id": " "}, "id: is empty: give it a text, or leave it out"),
     ("[1, 2]", "row: must be an object of fields (is list)"),
     ('{"image": ', "row: is not JSON (Expecting value"),
 ]

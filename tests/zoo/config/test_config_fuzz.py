@@ -27,9 +27,6 @@ REASON = re.compile(rf"(recipe\.(yaml|json):\d+:\d+|override `.*`): (\(top level
 
 FUZZ = settings(
     max_examples=int(os.environ.get("VLMZOO_FUZZ_EXAMPLES", "60")),
-    deadline=None,
-    derandomize=True,
-    database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 

@@ -91,9 +91,6 @@ TEN = st.lists(ANSWERS.map(spoken).filter(bool), min_size=10, max_size=10)
 def fuzz(examples: int):
     return settings(
         max_examples=examples,
-        deadline=None,
-        derandomize=True,
-        database=None,
         suppress_health_check=list(HealthCheck),
     )
 
