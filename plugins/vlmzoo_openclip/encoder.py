@@ -23,7 +23,7 @@ class OpenClipEncoder(VisionEncoder):
         super().__init__()
         described = architecture(config)
         self._transform = image_transform(config, described)
-        size = (self._transform.height, self._transform.width)
+        size = self._transform.size
         with torch.device("meta"), torch.enable_grad():
             twin = build(described, size)
             self._taps = _taps(config, described, twin)
@@ -59,7 +59,7 @@ class OpenClipEncoder(VisionEncoder):
             layers=config.layers,
             final_norm=config.final_norm,
             prefix=config.prefix,
-            image_size=(transform.height, transform.width),
+            image_size=transform.size,
             mean=transform.mean,
             std=transform.std,
             interpolation=transform.interpolation,
@@ -89,7 +89,7 @@ class OpenClipEncoder(VisionEncoder):
 
     def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> VisionFeatures:
         """The outputs of the tapped layers, row-major; raises `AssemblyError` for another size than the transform gives."""
-        check_pixels("open_clip/encoder", pixels, self._transform.height, self._transform.width)
+        check_pixels("open_clip/encoder", pixels, *self._transform.size)
         tokens, _, _ = self._taps.run(self.tower, pixels)
         return VisionFeatures(tokens[:, self._dropped :], self._shape.grid, self._shape.prefix)
 

@@ -40,7 +40,7 @@ class TimmEncoder(VisionEncoder):
         super().__init__()
         named = architecture(config)
         self._transform = image_transform(config, named)
-        self._size = (self._transform.height, self._transform.width)
+        self._size = self._transform.size
         with torch.device("meta"), torch.enable_grad():
             described = named.taking_any_size(self._size)
             twin = described.build()
@@ -73,7 +73,7 @@ class TimmEncoder(VisionEncoder):
             layers=config.layers,
             final_norm=config.final_norm,
             prefix=config.prefix,
-            image_size=(transform.height, transform.width),
+            image_size=transform.size,
             mean=transform.mean,
             std=transform.std,
             interpolation=transform.interpolation,

@@ -40,7 +40,7 @@ class TransformersVisionEncoder(VisionEncoder):
         resolved = tower_config(architecture(config))
         native = native_size(resolved)
         self._transform = image_transform(config, native)
-        size = (self._transform.height, self._transform.width)
+        size = self._transform.size
         made = tower_class(resolved)
         with torch.device("meta"):
             self._tower = examine(_build(made, deepcopy(resolved)), native or size)
@@ -70,7 +70,7 @@ class TransformersVisionEncoder(VisionEncoder):
             update={
                 "model": None,
                 "config": written_out(resolved),
-                "image_size": transform.height if square else (transform.height, transform.width),
+                "image_size": transform.height if square else transform.size,
                 "mean": transform.mean,
                 "std": transform.std,
                 "interpolation": transform.interpolation,

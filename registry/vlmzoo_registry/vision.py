@@ -51,6 +51,11 @@ class ImageTransform:
     crop_fraction: float = 1.0
     margin: Literal["even", "down"] = "even"
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of what comes out."""
+        return self.height, self.width
+
     def __call__(self, image: Image.Image) -> Float[Tensor, "3 H W"]:
         """Transform one RGB image; deterministic."""
         if image.mode != "RGB":
@@ -118,7 +123,7 @@ class VisionEncoder(nn.Module, ABC):
 
         Default: the size of the transform is the only one. Raises `AssemblyError` for a size that the encoder cannot take.
         """
-        own = (self.transform.height, self.transform.width)
+        own = self.transform.size
         if size != own:
             raise AssemblyError(
                 f"`{type(self).__name__}` takes views of {own[0]}x{own[1]} pixels, not {size[0]}x{size[1]}: use a layout whose "

@@ -206,3 +206,17 @@ def test_a_hybrid_model_writes_around_the_thumbnail_what_its_layout_writes_aroun
     )
     always = vlmzoo.build(MODELS["hybrid"] | {"layout": ANYRES})  # it cuts every image
     assert always.processor.images.text(always.layout.arrangement((40, 120))) == (count,)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_plan_counts_the_tokens_that_a_model_sees(name: str) -> None:
+    """For every size of the plan's table: those in the text are those of the processor, the others those attended to."""
+    vlm = model(name)
+    for planned in vlmzoo.plan(MODELS[name]).sizes:
+        width, height = map(int, planned.image.split("x"))
+        batch = vlm.processor(text="<image>", images=[[picture(0, 32).resize((width, height))]])
+        (seen,) = vlm.encode_images(batch["pixel_values"], batch["image_mask"], batch["image_layout"])[0]
+        slots = int((batch["input_ids"] == vlm.config.image_token_id).sum())
+        attended = 0 if name.startswith("unified") else len(vlm.attended(seen))
+        read = 0 if name.startswith("cross-attention") else slots
+        assert (planned.text_slots, planned.image_tokens) == (slots, read + attended), planned.image

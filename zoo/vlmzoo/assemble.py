@@ -20,6 +20,7 @@ from vlmzoo.model.configuration import VLMConfig
 from vlmzoo.model.cross_attention import CrossAttentionVLM
 from vlmzoo.model.hybrid import HybridVLM
 from vlmzoo.model.merged_encoder import MergedEncoder
+from vlmzoo.model.shapes import shapes_at
 from vlmzoo.model.tensors import layout as tensor_layout
 from vlmzoo.model.unified import UnifiedVLM
 from vlmzoo.model.vlm import VLM
@@ -236,13 +237,9 @@ def _make_layout(
     """The layout, told what a view of any size has become behind the connectors; None, with the reasons, where it cannot be."""
 
     def shape_at(size: ImageSize) -> FeatureShape:
-        shape = vision.shape_at(size)
-        for connector in connectors:
-            shape = connector.output_shape(shape) if isinstance(connector, Connector) else shape
-        return shape
+        return shapes_at(vision, connectors, size)[-1]
 
-    transform = vision.transform
-    context = LayoutContext(view_size=(transform.height, transform.width), shape_at=shape_at, width=width)
+    context = LayoutContext(view_size=vision.transform.size, shape_at=shape_at, width=width)
     if config.layout is None:
         return Whole(NoOptions(), context)
     return cast("ImageLayout | None", _make(config.layout, ImageLayout, "layout", reasons, context))
@@ -330,14 +327,12 @@ def make_processor(
     `instructions` is the tokenizer of a connector that reads them; default: the one that it names.
     """
     template = make_template(config.template, tokenizer)
-    transform = vlm.vision.transform
-    images = ImageReader(transform, vlm.layout, image_text(config, vlm))
-    own_size = vlm.layout.fixed or vlm.layout.arrangement((transform.height, transform.width))
+    images = ImageReader(vlm.vision.transform, vlm.layout, image_text(config, vlm))
     return VLMProcessor(
         tokenizer=tokenizer,
         images=images,
         template=template,
-        image_token=ImageToken(text=token, id=vlm.config.image_token_id, slots=sum(images.slots(own_size))),
+        image_token=ImageToken(text=token, id=vlm.config.image_token_id, slots=sum(images.slots(vlm.own_arrangement))),
         instructions=_instruction_tokenizer(vlm) if instructions is None else instructions,
     )
 
@@ -360,8 +355,7 @@ def image_text(config: ModelConfig, vlm: VLM) -> Callable[[Arrangement], ImageTe
         return vlm.layout.text
     if config.architecture == "cross_attention":
         return one_marker
-    transform = vlm.vision.transform
-    return ThumbnailText(vlm.layout, vlm.image_shape.count, (transform.height, transform.width))
+    return ThumbnailText(vlm.layout, vlm.image_shape.count, vlm.vision.transform.size)
 
 
 def use_template(vlm: VLM, choice: Choice) -> None:

@@ -19,11 +19,12 @@ from vlmzoo.adapters import Adapter
 from vlmzoo.assemble import Parts, assemble, make_template
 from vlmzoo.config import ModelConfig, Recipe, StageConfig, TrainPart, load_either
 from vlmzoo.image_token import find_image_token
+from vlmzoo.model.shapes import shapes_at
 from vlmzoo.objectives import stage_objective
 from vlmzoo.offline import offline
 from vlmzoo.training.optimization import fresh_state
 from vlmzoo.training.trainable import refusals, settle
-from vlmzoo_registry import AssemblyError, Catalogue, Connector, ImageSize, LayersConnector, Objective
+from vlmzoo_registry import AssemblyError, Catalogue, ImageSize, LayersConnector, Objective
 from vlmzoo_registry.notes import Note
 
 TYPICAL: tuple[ImageSize, ...] = ((336, 336), (480, 640), (672, 672), (672, 1008), (1008, 672), (1080, 1920))
@@ -154,8 +155,7 @@ def _meet_tokenizer(
 
 def _images(model: ModelConfig, parts: Parts, published: Sequence[ImageSize]) -> tuple[SizePlan, ...]:
     """What an image of the encoder's own size becomes, then images of other sizes, where there is a difference."""
-    transform = parts.vision.transform
-    own = _image(model, parts, (transform.height, transform.width))
+    own = _image(model, parts, parts.vision.transform.size)
     if parts.layout.fixed is not None:
         return (own,)
     return own, *(_image(model, parts, size) for size in sorted({*TYPICAL, *published}))
@@ -164,14 +164,12 @@ def _images(model: ModelConfig, parts: Parts, published: Sequence[ImageSize]) ->
 def _image(model: ModelConfig, parts: Parts, size: ImageSize) -> SizePlan:
     cut = parts.layout.fixed or parts.layout.arrangement(size)
     views = parts.layout.views(cut)
-    of_a_view = parts.vision.shape_at(parts.layout.view_size(cut))
-    for connector in parts.connector:
-        of_a_view = connector.output_shape(of_a_view) if isinstance(connector, Connector) else of_a_view
-    seen = views * of_a_view.count
-    if model.architecture == "unified":
-        seen = slots = sum(piece for piece in parts.layout.text(cut) if isinstance(piece, int))
-    else:
-        slots = of_a_view.count if model.architecture == "hybrid" else 1
+    seen = slots = sum(piece for piece in parts.layout.text(cut) if isinstance(piece, int))
+    if model.architecture == "hybrid":  # the thumbnail is read, the other views are attended to
+        slots = shapes_at(parts.vision, parts.connector, parts.layout.view_size(cut))[-1].count
+        seen = views * slots
+    elif model.architecture == "cross_attention":
+        slots = 1
     return SizePlan(image=f"{size[1]}x{size[0]}", views=views, image_tokens=seen, text_slots=slots)
 
 

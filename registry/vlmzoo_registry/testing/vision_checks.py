@@ -20,7 +20,7 @@ def returns_what_it_declares(component: Component) -> None:
     encoder = harness.build()
     for image in harness.images(ROWS):
         pixels = encoder.transform(image)
-        wanted = (3, encoder.transform.height, encoder.transform.width)
+        wanted = (3, *encoder.transform.size)
         require(tuple(pixels.shape) == wanted, f"`transform` gives pixels of shape {tuple(pixels.shape)}, declared {wanted}")
     with torch.no_grad():
         features = encoder(*harness.inputs(encoder, ROWS))

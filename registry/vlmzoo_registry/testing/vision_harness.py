@@ -45,7 +45,7 @@ class VisionHarness(Harness[VisionEncoder]):
 
     def wrong_calls(self, part: VisionEncoder) -> dict[str, Callable[[], object]]:
         """Pixels without a batch, without colours, and of another size."""
-        height, width = part.transform.height, part.transform.width
+        height, width = part.transform.size
         return {
             f"pixels of rank 3 (3, {height}, {width})": lambda: part(torch.zeros(3, height, width)),
             f"pixels of 1 channel (2, 1, {height}, {width})": lambda: part(torch.zeros(2, 1, height, width)),

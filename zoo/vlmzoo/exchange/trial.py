@@ -81,7 +81,7 @@ def trial_batch(
 
 def _arrangement(model: VLM) -> Arrangement:
     """How an image is cut that is wider than high, where the layout cuts by size."""
-    height, width = model.vision.transform.height, model.vision.transform.width
+    height, width = model.vision.transform.size
     fixed = model.layout.fixed
     return model.layout.arrangement((height + height // 3, 2 * width + 1)) if fixed is None else fixed
 

@@ -39,12 +39,7 @@ class StackedTransform(ImageTransform):
 
     def normalised(self, image: Image.Image) -> Float[Tensor, "C H W"]:
         """A view that a layout has cut, at the size of each encoder."""
-        return self._stacked(
-            [
-                transform.normalised(transform.resized(image, (transform.height, transform.width)))
-                for transform in self.transforms
-            ]
-        )
+        return self._stacked([transform.normalised(transform.resized(image, transform.size)) for transform in self.transforms])
 
     def _stacked(self, pixels: Sequence[Float[Tensor, "3 _ _"]]) -> Float[Tensor, "C H W"]:
         stacked = torch.zeros(3 * len(pixels), self.height, self.width)
@@ -139,8 +134,8 @@ class MergedEncoder(VisionEncoder):
         """Encode a batch of images, of which each encoder has its own three channels."""
         features = []
         for number, encoder in enumerate(self.parts):
-            transform = encoder.transform
-            features.append(encoder(pixels[:, 3 * number : 3 * number + 3, : transform.height, : transform.width]))
+            height, width = encoder.transform.size
+            features.append(encoder(pixels[:, 3 * number : 3 * number + 3, :height, :width]))
         if self.merge == "tokens":
             return VisionFeatures(torch.cat([one.tokens for one in features], dim=1), grid=None)
         grid = features[0].grid

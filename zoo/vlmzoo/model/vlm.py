@@ -24,6 +24,7 @@ from vlmzoo.adapters import Adapter
 from vlmzoo.data.reader import unpack_arrangements
 from vlmzoo.manifest import ComponentRecord
 from vlmzoo.model.configuration import VLMConfig
+from vlmzoo.model.shapes import shapes_at
 from vlmzoo.model.supervision import Supervision
 from vlmzoo_registry import (
     Arrangement,
@@ -118,8 +119,8 @@ class VLM(PreTrainedModel, GenerationMixin):
         self.built: dict[str, dict[str, tuple[tuple[int, ...], torch.dtype]]] = {}
         # The parts that have adapters now: what training or a checkpoint has put on them.
         self.adapters: dict[str, Adapter] = {}
-        transform = vision.transform
-        self._shapes = {(transform.height, transform.width): self._shapes_at((transform.height, transform.width))}
+        self._shapes: dict[ImageSize, tuple[FeatureShape, ...]] = {}
+        self.shapes_at(vision.transform.size)
         self.eval()
 
     @property
@@ -135,27 +136,23 @@ class VLM(PreTrainedModel, GenerationMixin):
     @property
     def image_shape(self) -> FeatureShape:
         """What a view of the encoder's own size has become behind the connectors; the whole image where none is cut."""
-        transform = self.vision.transform
-        return self.shapes_at((transform.height, transform.width))[-1]
+        return self.shapes_at(self.vision.transform.size)[-1]
+
+    @property
+    def own_arrangement(self) -> Arrangement:
+        """How an image of the encoder's own size is cut."""
+        return self.layout.fixed or self.layout.arrangement(self.vision.transform.size)
 
     @property
     def image_tokens(self) -> int:
         """How many tokens an image of the encoder's own size becomes, in the text or for the blocks that attend to it."""
-        transform = self.vision.transform
-        cut = self.layout.fixed or self.layout.arrangement((transform.height, transform.width))
-        return sum(piece for piece in self.layout.text(cut) if isinstance(piece, int))
+        return sum(piece for piece in self.layout.text(self.own_arrangement) if isinstance(piece, int))
 
     def shapes_at(self, size: ImageSize) -> tuple[FeatureShape, ...]:
         """What a view of this size becomes: behind the encoder, and behind each connector."""
         if size not in self._shapes:
-            self._shapes[size] = self._shapes_at(size)
+            self._shapes[size] = shapes_at(self.vision, self.connector, size)
         return self._shapes[size]
-
-    def _shapes_at(self, size: ImageSize) -> tuple[FeatureShape, ...]:
-        shapes = [self.vision.shape_at(size)]
-        for part in self.sequence_connectors:
-            shapes.append(part.output_shape(shapes[-1]))
-        return tuple(shapes)
 
     @property
     def parts(self) -> dict[str, nn.Module]:
