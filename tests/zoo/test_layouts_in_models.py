@@ -13,7 +13,7 @@ import vlmzoo
 import vlmzoo.labels
 from vlmzoo.model.hybrid import HybridVLM
 from vlmzoo.model.vlm import VLM
-from vlmzoo_registry import AssemblyError, DataError
+from vlmzoo_registry import AssemblyError, DataError, PluginError
 
 TILES = {"name": "layouts/dynamic-tiles", "max_tiles": 4}
 ANYRES = {"name": "layouts/anyres"}
@@ -160,6 +160,36 @@ def test_batches_that_do_not_say_how_images_were_cut_are_refused(shown: list[Any
 def test_hybrid_without_a_layout_that_cuts_is_refused() -> None:
     with pytest.raises(AssemblyError, match="attends to the tiles of an image, and without a `layout` there are none"):
         vlmzoo.build(section("hybrid", connector=[*MLP, BLOCKS]))
+
+
+@pytest.mark.parametrize("check", [vlmzoo.build, vlmzoo.plan])
+@pytest.mark.parametrize(
+    ("layout", "reason"),
+    [
+        (
+            TILES | {"thumbnail": False},
+            r"`layout` \(layouts/dynamic-tiles\) cuts an image of 64x32 into 2 tiles and has no view of the whole",
+        ),
+        (
+            {"name": "layouts/canvas"},
+            r"`layout` \(layouts/canvas\) makes one view of every image, and `architecture: hybrid` attends to tiles",
+        ),
+    ],
+)
+def test_hybrid_refuses_a_layout_without_tiles_or_without_the_whole(check: Any, layout: dict[str, Any], reason: str) -> None:
+    with pytest.raises(AssemblyError, match=reason):
+        check(section("hybrid", connector=[*MLP, BLOCKS]) | {"layout": layout})
+    # The blocks of cross-attention see every tile, so nothing is lost there.
+    check(section("cross_attention", connector=[*MLP, BLOCKS]) | {"layout": layout})
+
+
+def test_hybrid_takes_no_tile_for_the_whole(shown: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layout whose images of some size have no thumbnail, though those that the assembler asked about have one."""
+    vlm = model("hybrid")
+    batch = vlm.processor(text="a <image>", images=[[shown[1]]])
+    monkeypatch.setattr(type(vlm.layout), "thumbnail", lambda layout, arrangement: None)
+    with pytest.raises(PluginError, match=r"`DynamicTiles` cut an image into \d views and says that none shows the whole"):
+        vlm(**batch)
 
 
 def test_labels_show_each_run_of_slots_as_one_piece(tmp_path: Path) -> None:

@@ -242,7 +242,27 @@ def _make_layout(
     context = LayoutContext(view_size=vision.transform.size, shape_at=shape_at, width=width)
     if config.layout is None:
         return Whole(NoOptions(), context)
-    return cast("ImageLayout | None", _make(config.layout, ImageLayout, "layout", reasons, context))
+    layout = cast("ImageLayout | None", _make(config.layout, ImageLayout, "layout", reasons, context))
+    if layout is not None and config.architecture == "hybrid":
+        reasons += _tiles_without_a_whole(layout, f"`layout` ({config.layout.component.full_name})", vision.transform.size)
+    return layout
+
+
+def _tiles_without_a_whole(layout: ImageLayout, name: str, size: ImageSize) -> list[str]:
+    """Why a hybrid model cannot read this layout's images: it cuts none, or shows no view of the whole beside its tiles."""
+    high, wide = size
+    sizes = [(high, 2 * wide), (2 * high, wide), (2 * high, 2 * wide)]
+    cuts = [cut for cut in map(layout.arrangement, sizes) if layout.views(cut) > 1]
+    if not cuts:
+        return [f"{name} makes one view of every image, and `architecture: hybrid` attends to tiles: name one that cuts"]
+    bare = next((cut for cut in cuts if layout.thumbnail(cut) is None), None)
+    if bare is None:
+        return []
+    return [
+        f"{name} cuts an image of {bare.width}x{bare.height} into {layout.views(bare)} tiles and has no view of the whole, "
+        "which `architecture: hybrid` reads in the text: let it make one (`thumbnail: true`, where it has that option), or "
+        "name another layout"
+    ]
 
 
 def finish(config: ModelConfig, parts: Parts, image_token_id: int) -> VLM:

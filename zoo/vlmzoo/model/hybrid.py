@@ -13,6 +13,7 @@ from torch import Tensor
 from vlmzoo.model.cross_attention import CrossAttentionVLM
 from vlmzoo.model.unified import UnifiedVLM, place
 from vlmzoo.model.vlm import SeenImage
+from vlmzoo_registry import PluginError
 
 
 class HybridVLM(CrossAttentionVLM):
@@ -37,7 +38,14 @@ class HybridVLM(CrossAttentionVLM):
         return torch.cat([views[:thumbnail], views[thumbnail + 1 :]]).flatten(0, 1)
 
     def thumbnail(self, image: SeenImage) -> int:
-        """Which view stands in the text."""
-        index = self.layout.thumbnail(image.arrangement)
-        # The assembler has asked the layout for one; an image that is not cut is its own.
-        return 0 if index is None else index
+        """Which view stands in the text.
+
+        Raises `PluginError` where the layout has cut an image and names none: the assembler has asked it for some sizes only.
+        """
+        index, views = self.layout.thumbnail(image.arrangement), self.layout.views(image.arrangement)
+        if index is None and views > 1:
+            raise PluginError(
+                f"`{type(self.layout).__name__}` cut an image into {views} views and says that none shows the whole "
+                f"({image.arrangement}): a hybrid model reads that view in the text, and a tile cannot stand for it"
+            )
+        return 0 if index is None else index  # an image that is not cut is its own
