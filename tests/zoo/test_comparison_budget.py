@@ -30,7 +30,7 @@ def supervised(recipe, seed: int) -> list[int]:
     samples = stage_samples(stage)
     collate = make_collator(vlmzoo.build(recipe.model), stage)
     stream = SampleStream(len(samples), stage.batch_size, seed=seed)
-    return [int((collate([samples[d.index] for d in stream.next_batch()])["labels"] != -100).sum()) for _ in range(40)]
+    return [int((collate([samples[d.index] for (d,) in stream.next_batch()])["labels"] != -100).sum()) for _ in range(40)]
 
 
 @pytest.mark.parametrize("seed", [0, 1, 7])

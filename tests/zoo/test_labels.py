@@ -61,7 +61,7 @@ def test_the_tokens_are_those_of_training(tmp_path, template):
     plan = load_recipe(config, (), None)
     model, data = build(plan.model), stage_samples(plan.stages[0])
     collate = make_collator(model, plan.stages[0])
-    draws = [draw.index for draw in SampleStream(len(data), plan.stages[0].batch_size, seed=plan.seed).next_batch()]
+    draws = [draw.index for (draw,) in SampleStream(len(data), plan.stages[0].batch_size, seed=plan.seed).next_batch()]
     assert [row.source for row in found.rows[:2]] == [data[index].source for index in draws]
     for row, index in zip(found.rows, draws, strict=False):
         encoded = collate.encode(data[index])

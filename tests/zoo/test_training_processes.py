@@ -102,7 +102,7 @@ def test_two_processes_equal_one(name: str, runs: Path) -> None:
     one, two = root / f"{name} 1", root / f"{name} 2"
     if name == "text batches":
         stream = SampleStream(len(WORDS), 2, seed=SEED)
-        assert any(all(draw.index % 3 == 0 for draw in stream.next_batch()) for _ in range(12))
+        assert any(all(draw.index % 3 == 0 for (draw,) in stream.next_batch()) for _ in range(12))
     losses = json.loads((one / "losses.0").read_text())
     assert losses == pytest.approx(json.loads((two / "losses.0").read_text()), rel=1e-5)
     assert (two / "losses.0").read_text() == (two / "losses.1").read_text()

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from os import PathLike
 from typing import Any, Literal
 
@@ -87,7 +87,7 @@ def labels(
     data = stage_samples(chosen, collate)
     stream = SampleStream(len(data), min(samples, len(data)), seed=plan.seed)
     rows, reasons = [], []
-    for draw in stream.next_batch():
+    for draw in chain.from_iterable(stream.next_batch()):
         sample = data[draw.index]
         try:
             encoded = collate.encode(sample)

@@ -16,8 +16,10 @@ from vlmzoo_registry import ConfigError, DataError
 def test_every_sample_once_per_epoch_and_resumable_anywhere(length, batch, seed, cut):
     stream = SampleStream(length, batch, seed=seed)
     batches = [stream.next_batch() for _ in range(cut + len(stream))]
-    assert {len(draws) for draws in batches} == {batch}
-    draws = [draw for draws in batches for draw in draws]
+    assert {len(pieces) for pieces in batches} == {batch}
+    assert len(stream) == stream.batches(1) and length <= stream.batches(1) * batch < length + batch
+    assert [3 * length <= count * batch for count in (stream.batches(3) - 1, stream.batches(3))] == [False, True]
+    draws = [draw for pieces in batches for (draw,) in pieces]
     for epoch in range(len(draws) // length):
         part = draws[epoch * length : (epoch + 1) * length]
         assert Counter(part) == Counter(Draw(epoch, index) for index in range(length))
@@ -37,9 +39,9 @@ def test_order_depends_on_seed_and_epoch_and_on_no_global_draw():
     state = torch.get_rng_state()
     assert again.next_batch() == orders[0]
     assert torch.equal(torch.get_rng_state(), state)
-    assert [draw.index for draw in orders[0]] != [draw.index for draw in orders[1]]
+    assert [draw.index for (draw,) in orders[0]] != [draw.index for (draw,) in orders[1]]
     assert SampleStream(50, 50, seed=2).next_batch() != orders[0]
-    assert [draw.index for draw in orders[0]] != list(range(50))
+    assert [draw.index for (draw,) in orders[0]] != list(range(50))
 
 
 def test_keys_do_not_run_together():

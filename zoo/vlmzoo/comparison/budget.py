@@ -4,6 +4,7 @@ Counted, not estimated: two cells that learn from the same words get exactly as 
 """
 
 from dataclasses import dataclass
+from itertools import chain
 
 from vlmzoo.config import BudgetConfig, Recipe
 from vlmzoo.data import Collator, SampleStream
@@ -50,7 +51,7 @@ def length_of(counts: Counts, batch_size: int, seed: int, budget: BudgetConfig) 
     while not _used_up(budget, steps, tokens, images):
         if budget.images is not None and images == 0 and steps == len(stream):
             raise DataError(f"none of the {count} samples has an image, so `budget.images` is never used up")
-        for draw in stream.next_batch():
+        for draw in chain.from_iterable(stream.next_batch()):
             held = counts.of(draw.index)
             tokens, images = tokens + held[0], images + held[1]
         steps += 1

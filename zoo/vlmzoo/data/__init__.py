@@ -5,13 +5,15 @@ from vlmzoo.data.encode import ImageToken, encode, encode_prompt, refuse_special
 from vlmzoo.data.padding import pad_rows
 from vlmzoo.data.randomness import keyed_generator
 from vlmzoo.data.reader import ImageReader, one_marker, pad_images
-from vlmzoo.data.stream import Draw, SampleStream, StreamState
+from vlmzoo.data.stream import BatchStream, Draw, Piece, SampleStream, StreamState
 
 __all__ = [
+    "BatchStream",
     "Collator",
     "Draw",
     "ImageReader",
     "ImageToken",
+    "Piece",
     "SampleStream",
     "StreamState",
     "encode",

@@ -108,7 +108,7 @@ def fit(
         done = origin.point.progress
         restore_optimizer(optimizer, states, origin.point.optimizer)
     stream = SampleStream(len(samples), stage.batch_size, seed=recipe.seed, state=done.stream)
-    steps = stage.steps or math.ceil((stage.epochs or 1) * len(samples) / stage.batch_size)
+    steps = stage.steps or stream.batches(stage.epochs or 1)
     trained = [parameter for state in states for parameter in state.trained.values()]
     extra = {"stage": stage.name, "recipe_sha256": recipe_digest(recipe), "parent": origin.parent}
     header = {
@@ -139,7 +139,7 @@ def fit(
         for step in range(done.step, steps):
             began = time.perf_counter()
             seed_draws(recipe.seed, stage.name, step, accelerator.process_index)
-            rows = [replace(samples[draw.index], epoch=draw.epoch) for draw in stream.next_batch()]
+            rows = [replace(samples[draw.index], epoch=draw.epoch) for piece in stream.next_batch() for draw in piece]
             images = sum(len(row.images) for row in rows)
             rates = set_rates(prepared, states, step, steps, stage.warmup, stage.schedule)
             with explained_shortage(f"stage `{stage.name}`, step {step}", stage.micro_batch):
