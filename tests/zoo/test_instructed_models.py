@@ -96,3 +96,34 @@ def test_a_tokenizer_that_is_not_there_is_named(tmp_path: Path) -> None:
     reader = {**Q_FORMER, "tokenizer": str(tmp_path / "nowhere")}
     with pytest.raises(AssemblyError, match="the tokenizer of `InstructedQFormer` cannot be read: "):
         vlmzoo.build(section(connector=[reader, {"name": "connectors/linear"}]))
+
+
+@pytest.mark.parametrize("architecture", ["unified", "cross_attention"])
+def test_what_a_model_would_not_read_is_refused(architecture: str) -> None:
+    plain = vlmzoo.build(section(architecture))
+    batch = plain.processor(text="what is it?", images=picture(1))
+    ids = torch.ones(1, 3, dtype=torch.long)
+    told = {"instruction_ids": ids, "instruction_mask": ids}
+    with pytest.raises(DataError) as caught:
+        plain(**batch, **told)
+    assert list(caught.value.reasons) == [
+        f"`{name}` was given, and no connector of this model reads an instruction: leave it out" for name in told
+    ]
+    text = plain.processor(text="what is it?")
+    with pytest.raises(DataError, match="`image_mask` was given without `pixel_values`: pass the images too, or leave it out"):
+        plain(**text, image_mask=batch["image_mask"])
+    with pytest.raises(DataError, match="`image_layout` was given without `pixel_values`"):
+        plain(**text, image_layout=torch.ones(1, 1, 4, dtype=torch.long))
+    # The step of a generation that reads the prompt is such a call too.
+    with pytest.raises(DataError, match="no connector of this model reads an instruction"):
+        plain.generate(**text, **told, max_new_tokens=2)
+    with pytest.raises(DataError, match="`image_mask` was given without `pixel_values`"):
+        plain.generate(**text, image_mask=batch["image_mask"], max_new_tokens=2)
+
+
+def test_rows_without_an_image_may_have_an_instruction(model: VLM) -> None:
+    """The processor makes one for every row, and a batch of them may have no image at all."""
+    batch = model.processor(text="what is it?")
+    assert "instruction_ids" in batch and "pixel_values" not in batch
+    alone = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    assert torch.equal(model(**batch).logits, model(**alone).logits)

@@ -100,6 +100,7 @@ class CrossAttentionVLM(VLM):
             z_loss=z_loss,
         )
 
+        self.refuse_unread(pixel_values, image_mask, image_layout, instruction_ids, instruction_mask)
         embeddings = self.language.embedding(input_ids)  # [B, S, d]
         memory = VisionMemory.recall(cache)
         if pixel_values is not None:

@@ -55,6 +55,7 @@ class UnifiedVLM(VLM):
             z_loss=z_loss,
         )
 
+        self.refuse_unread(pixel_values, image_mask, image_layout, instruction_ids, instruction_mask)
         embeddings = self.language.embedding(input_ids)  # [B, S, d]
         if pixel_values is not None:
             seen = self.encode_images(pixel_values, image_mask, image_layout, instruction_ids, instruction_mask)

@@ -232,6 +232,36 @@ class VLM(PreTrainedModel, GenerationMixin):
 
     # ---- images -----------------------------------------------------------------------------------------------------
 
+    def refuse_unread(
+        self,
+        pixel_values: Float[Tensor, "B V C H W"] | None,
+        image_mask: Bool[Tensor, "B V"] | None,
+        image_layout: Int[Tensor, "B I 4"] | None,
+        instruction_ids: Int[Tensor, "B Q"] | None,
+        instruction_mask: Int[Tensor, "B Q"] | None,
+    ) -> None:
+        """Refuse what nothing would read: a mask or layout of images that are not there, an instruction without a reader.
+
+        Raises `DataError` with all of it. A connector that reads instructions may get those of rows without images.
+        """
+        reasons = []
+        if pixel_values is None:
+            of_images = {"image_mask": image_mask, "image_layout": image_layout}
+            reasons += [
+                f"`{name}` was given without `pixel_values`: pass the images too, or leave it out"
+                for name, tensor in of_images.items()
+                if tensor is not None
+            ]
+        if not any(isinstance(part, InstructedConnector) for part in self.connector):
+            told = {"instruction_ids": instruction_ids, "instruction_mask": instruction_mask}
+            reasons += [
+                f"`{name}` was given, and no connector of this model reads an instruction: leave it out"
+                for name, tensor in told.items()
+                if tensor is not None
+            ]
+        if reasons:
+            raise DataError("the batch has what this model would not read", reasons)
+
     def encode_images(
         self,
         pixel_values: Float[Tensor, "B V C H W"],
@@ -428,7 +458,7 @@ class VLM(PreTrainedModel, GenerationMixin):
             # Without a cache every step reads the prompt again, and what has been said since is no part of it.
             said = inputs["input_ids"].shape[1] - prefix.shape[1]
             inputs["prefix_mask"] = nn.functional.pad(prefix, (0, said))
-        if inputs.get("pixel_values") is None:
+        if inputs.get("pixel_values") is None and not is_first_iteration:
             for name in ("image_mask", "image_layout", "instruction_ids", "instruction_mask"):
                 inputs.pop(name, None)
         return inputs
