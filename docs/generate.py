@@ -229,7 +229,7 @@ def language_models() -> str:
     passing = [row for row in asked if set(row["checks"].values()) == {"passed"}]
     failing = [row for row in asked if row not in passing]
     text = (
-        "# Language models\n\n`transformers/causal-lm` takes any decoder of transformers; it has no code per family. Here is "
+        "# Language models\n\n`transformers/causal-lm` takes decoders of transformers with no code for any family. Here is "
         "what that is worth: every family that transformers lists as a causal language model, built tiny and at random, and "
         f"put through the checks below. **{len(passing)} of {len(asked)} pass all of them** "
         f"(transformers {found['transformers']}, torch {found['torch'].partition('+')[0]}; "

@@ -77,7 +77,10 @@ class ImageLayout(nn.Module, ABC):
 
     @abstractmethod
     def cut(self, image: Image.Image, transform: ImageTransform) -> list[Float[Tensor, "C H W"]]:
-        """The pixels of the views of one RGB image, as many and as large as `arrangement` of its size says."""
+        """The pixels of the views of one RGB image, as many and as large as `arrangement` of its size says.
+
+        Tiles come row by row from the top left. The view of the whole stands before or behind them, where `thumbnail` says.
+        """
 
     @abstractmethod
     def text(self, arrangement: Arrangement) -> ImageText:

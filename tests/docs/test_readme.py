@@ -1,5 +1,6 @@
 """What the README shows runs: its Python, its recipe's one-line swaps, and the parts it lists are there."""
 
+import json
 import re
 import tempfile
 from pathlib import Path
@@ -14,7 +15,8 @@ from vlmzoo.config import load_recipe
 from vlmzoo.config.shipped import shipped_recipes
 from vlmzoo.quickstart.run import RECIPE
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
 
 
 def test_the_python_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,3 +73,17 @@ def test_the_parts_it_lists_are_there() -> None:
     listed = {name.split("/")[-1] for name in re.findall(r"`([a-z0-9_/-]+)`", section)}
     kinds = ("vision_encoder", "connector", "language_model", "layout")
     assert listed == {component.spec.name for kind in kinds for component in vlmzoo.components(kind)}
+
+
+def test_the_numbers_of_families_are_those_of_the_surveys() -> None:
+    encoders, decoders = "docs/reference/encoder-families.md", "benchmarks/results/language_models.json"
+    page = (ROOT / encoders).read_text()
+    proved = {
+        library: len(re.findall(rf"^\| {library} \|", page, re.MULTILINE))
+        for library in ("timm/encoder", "open_clip/encoder", "transformers/vision")
+    }
+    each = "{}, {} and {}".format(*proved.values())
+    assert f"`timm/encoder`, `open_clip/encoder`, `transformers/vision` ([{each} families]({encoders})" in README
+    asked = [row for row in json.loads((ROOT / decoders).read_text())["rows"] if not row["skipped"]]
+    passed = [row for row in asked if set(row["checks"].values()) == {"passed"}]
+    assert f"[{len(passed)} of {len(asked)}]({decoders})" in README
