@@ -208,7 +208,7 @@ def answer_losses(model: VLM, batch: dict[str, Tensor]) -> list[tuple[float, int
 
     Logits exist from the first supervised position on, no earlier ones.
     """
-    for name in ("weights", "sample_weights", "sentence_labels"):
+    for name in ("weights", "sample_weights", "sentence_labels", "cut_rows"):
         batch.pop(name, None)
     shift = int("labels" in batch)  # the position before a label predicts it, a target is predicted in place
     labels = batch.pop("labels" if shift else "targets")

@@ -126,6 +126,15 @@ class StageConfig(Section):
     max_bad_rows: Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.01, description="With `on_bad_row: skip`: how many rows may be left out, a number or a share."
     )
+    max_length: Positive | None = Field(
+        default=None,
+        description="The most tokens of a row, images included. Default: as many as the language model has positions for.",
+    )
+    too_long: Literal["refuse", "cut"] = Field(
+        default="refuse",
+        description="What becomes of a longer row. `refuse`: it is a bad row. `cut`: it loses whole exchanges from its end, or "
+        "where the first is too long the end of its answer, which then learns no end; never an image, never a whole answer.",
+    )
     template: Choice | None = Field(
         default=None,
         description="The style of conversation in this stage (`vlmzoo list --kind template`), with which its checkpoint then "
@@ -138,6 +147,11 @@ class StageConfig(Section):
     micro_batch: Positive = Field(
         default_factory=lambda fields: fields["batch_size"],
         description="Samples per forward pass; divides `batch_size`, which is the default.",
+    )
+    workers: Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        description="How many processes read rows ahead of each training process; 0: it reads them itself. The batches are the "
+        "same for any number.",
     )
     steps: Positive | None = Field(default=None, description="How many optimizer steps; or give `epochs`.")
     epochs: Positive | None = Field(default=None, description="How many times through the data; or give `steps`.")

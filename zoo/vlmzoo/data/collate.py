@@ -1,4 +1,4 @@
-"""From samples to a batch: rows padded to the longest, images padded to the most; nothing is cut, ever.
+"""From samples to a batch: rows padded to the longest, images padded to the most; what is too long is refused or cut by rule.
 
 Used by training (with labels, padded on the right) and by evaluation (prompts alone, padded on the left).
 """
@@ -12,12 +12,13 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from vlmzoo.data.encode import ImageToken, encode, encode_prompt, refuse_special_tokens
+from vlmzoo.data.encode import Encoded, ImageToken, encode_prompt, encode_with_least, refuse_special_tokens
 from vlmzoo.data.instruction import instruction_batch
 from vlmzoo.data.padding import pad_rows
 from vlmzoo.data.randomness import keyed_generator
 from vlmzoo.data.reader import ImageReader
 from vlmzoo.data.row_batch import prefix_length, rows_batch
+from vlmzoo.data.truncation import Fitted, LengthRule, cut_to
 from vlmzoo_registry.errors import DataError
 from vlmzoo_registry.layout import ImageText
 from vlmzoo_registry.tasks import IMAGE, Objective, Sample, Template
@@ -31,7 +32,11 @@ class Collator:
     `pixel_values`: Float[B, V, 3, H, W] with zeros where a row has fewer views; `image_mask`: Bool[B, V]; both only where a
     row has an image. `image_layout`: Int[B, I, 4], only where images are cut by their size. `instruction_ids`,
     `instruction_mask`: Int[B, Q], only for a connector that reads them (`instructions` is its tokenizer). `weights`:
-    Float[B, S], only where a span has a weight other than 1; `sample_weights`: Float[B], only where a sample has.
+    Float[B, S], only where a span has a weight other than 1; `sample_weights`: Float[B], only where a sample has. `cut_rows`:
+    Bool[B], only where a row was cut.
+
+    `max_length` is what the language model has positions for, and no prompt may be longer; `length` is the rule of rows to
+    learn from, which by default are refused above it.
 
     Some objectives give `targets` instead of `labels`, which each position itself predicts, and `prefix_mask`, `position_ids`,
     `segment_ids`, `span_positions`, `sentence_labels`; what they draw at random is keyed by `key` (the run's seed, the stage),
@@ -47,6 +52,7 @@ class Collator:
         image_token: ImageToken,
         images: ImageReader,
         max_length: int,
+        length: LengthRule | None = None,
         instructions: PreTrainedTokenizerBase | None = None,
         key: tuple[int | str, ...] = (0,),
     ) -> None:
@@ -56,14 +62,18 @@ class Collator:
         self.image_token = image_token
         self.images = images
         self.max_length = max_length
+        self.length = length
         self.instructions = instructions
         self.key = key
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """A batch to train on. Raises `DataError` naming the row that cannot be used."""
         samples = [_opened(sample) for sample in samples]
-        rows = [self.encode(sample) for sample in samples]
-        batch = rows_batch(rows, self.objective, filler=self._filler)
+        fitted = [self.fit(sample) for sample in samples]
+        samples = [each.sample for each in fitted]
+        batch = rows_batch([each.row for each in fitted], self.objective, filler=self._filler)
+        if any(each.cut for each in fitted):
+            batch["cut_rows"] = torch.tensor([each.cut for each in fitted])
         if any(sample.weight != 1 for sample in samples):
             batch["sample_weights"] = torch.tensor([sample.weight for sample in samples])
         return batch | self._images(samples) | self._instructions(samples)
@@ -81,7 +91,11 @@ class Collator:
                 raise DataError(f"{sample.source}: {error.message}", error.reasons) from error
             shown = self._shown(sample)
             row = encode_prompt(rendered, self.tokenizer, self.image_token, source=sample.source, images=shown)
-            self._check_length(row, sample)
+            if len(row) > self.max_length:
+                raise DataError(
+                    f"{self._too_long(row, sample, self.max_length)}: shorten it, or take a language model with more "
+                    "positions; a prompt is never cut"
+                )
             rows.append(row)
         text = {
             "input_ids": pad_rows(rows, self._filler, side="left"),
@@ -91,17 +105,48 @@ class Collator:
 
     def encode(self, sample: Sample) -> TokenRow:
         """The tokens of one sample as it is learnt in its epoch. Raises `DataError` naming it where it cannot be used."""
+        return self.fit(sample).row
+
+    def fit(self, sample: Sample) -> Fitted:
+        """What is learnt of one sample in its epoch: all of it, or what is left where the rule of length cuts it.
+
+        Raises `DataError` naming it where it cannot be used.
+        """
         self._check(sample)
-        rendered = self.objective.render(sample, self.template)
-        row = encode(rendered, self.tokenizer, self.image_token, source=sample.source, images=self._shown(sample))
-        row = replace(row, sentence_label=sample.label)
+        shown = self._shown(sample)
+
+        def encoded(kept: Sample) -> Encoded:
+            rendered = self.objective.render(kept, self.template)
+            return encode_with_least(rendered, self.tokenizer, self.image_token, source=kept.source, images=shown)
+
+        rule = LengthRule(self.max_length) if self.length is None else self.length
+        fitted = Fitted(sample, encoded(sample).row, cut=False)
+        whole = row = self._corrupted(fitted)
+        while len(row.input_ids) > rule.most:
+            over = len(row.input_ids) - rule.most  # the objective may have made the row longer than the text is
+            cut = cut_to(len(fitted.row.input_ids) - over, sample, encoded) if rule.cuts else None
+            if cut is None:
+                what = (
+                    ", and its images, what stands before an answer and the beginning of one are never cut: raise it, or drop "
+                    "the row"
+                    if rule.cuts
+                    else ": raise it, or shorten or drop the row, or let `too_long: cut` cut its text"
+                )
+                raise DataError(f"{self._too_long(whole.input_ids, sample, rule.most)}{what}")
+            fitted = cut
+            row = self._corrupted(fitted)
+        return replace(fitted, row=row)
+
+    def _corrupted(self, fitted: Fitted) -> TokenRow:
+        """The row as the objective changes it. Raises `DataError` naming the sample where it cannot."""
+        sample = fitted.sample
+        row = replace(fitted.row, sentence_label=sample.label)
         try:
             row = self.objective.corrupt(row, keyed_generator(*self.key, sample.epoch, sample.id, "corrupt"))
             if self.objective.attention != "causal":
                 prefix_length(row, self.objective)
         except DataError as error:
             raise DataError(f"{sample.source}: {error.message}", error.reasons) from error
-        self._check_length(row.input_ids, sample)
         return row
 
     def _check(self, sample: Sample) -> None:
@@ -117,14 +162,13 @@ class Collator:
         """What stands for each image of a sample in the text."""
         return [self.images.text(self.images.arrangement(image, sample.source)) for image in sample.images]
 
-    def _check_length(self, row: Int[Tensor, " S"], sample: Sample) -> None:
-        if len(row) > self.max_length:
-            slots = [sum(self.images.slots(self.images.arrangement(image, sample.source))) for image in sample.images]
-            each = f"{slots[0]} each" if len(set(slots)) == 1 else ", ".join(map(str, slots)) or "0 each"
-            raise DataError(
-                f"{sample.source}: {len(row)} tokens ({len(sample.images)} images of {each} included) "
-                f"are more than `max_length` (={self.max_length}): raise it, or shorten or drop the row; nothing is ever cut"
-            )
+    def _too_long(self, row: Int[Tensor, " S"], sample: Sample, most: int) -> str:
+        slots = [sum(self.images.slots(self.images.arrangement(image, sample.source))) for image in sample.images]
+        each = f"{slots[0]} each" if len(set(slots)) == 1 else ", ".join(map(str, slots)) or "0 each"
+        return (
+            f"{sample.source}: {len(row)} tokens ({len(sample.images)} images of {each} included) "
+            f"are more than `max_length` (={most})"
+        )
 
     @property
     def _filler(self) -> int:

@@ -33,6 +33,18 @@ class ImageToken:
 
 
 @dataclass(frozen=True)
+class Encoded:
+    """The tokens of a row, of which the first `least` may never be cut off.
+
+    These are all up to its last image, with what a layout writes around it, and up to the first token of its last answer that
+    says something.
+    """
+
+    row: TokenRow
+    least: int
+
+
+@dataclass(frozen=True)
 class _Tokens:
     ids: list[int]
     offsets: list[tuple[int, int]]
@@ -73,13 +85,27 @@ def encode(
     Raises `DataError` naming `source` where a marker is out of place, where the ids before a span change with what follows,
     and where nothing is supervised.
     """
+    return encode_with_least(rendered, tokenizer, image_token, source=source, images=images).row
+
+
+def encode_with_least(
+    rendered: Rendered,
+    tokenizer: PreTrainedTokenizerBase,
+    image_token: ImageToken,
+    *,
+    source: str,
+    images: Sequence[ImageText] | None = None,
+) -> Encoded:
+    """As `encode`, with how much of the row must stay where it is cut."""
     shown = _shown(rendered, image_token, images)
     text, spans, pictures = _with_own_token(rendered, image_token, shown, source)
     tokens, *before = _tokenise([text, *(text[:start] for start, _, _ in spans)], tokenizer)
     labels = [IGNORE] * len(tokens.ids)
     weights = [1.0] * len(tokens.ids)
+    last_picture = pictures[-1] if pictures else range(0)
+    answer = 0  # how many tokens there are up to the first of the last span that says something
     for (start, end, weight), prompt in zip(spans, before, strict=True):
-        first = len(prompt.ids)
+        first, silent = len(prompt.ids), True
         if tokens.ids[:first] != prompt.ids:
             raise DataError(_border_message(text, start, tokens.ids, prompt.ids, tokenizer, source))
         for position in range(max(first, 1), len(tokens.ids)):
@@ -90,6 +116,10 @@ def encode(
             if any(token_start in picture for picture in pictures):
                 continue
             labels[position], weights[position] = tokens.ids[position], weight
+            if silent:
+                answer, silent = position + 1, not text[token_start:token_end].strip()
+    images_end = max((place + 1 for place, (start, _) in enumerate(tokens.offsets) if start in last_picture), default=0)
+    slots_more = sum(piece - 1 for image in shown for piece in image if isinstance(piece, int))
     ids, labels, weights = _expand(tokens.ids, labels, weights, shown, image_token, source)
     if rendered.end:
         if tokenizer.eos_token_id is None:
@@ -99,11 +129,12 @@ def encode(
         raise DataError(
             f"{source}: none of its {len(ids)} tokens is supervised: the answer is empty, or the objective skips it"
         )
-    return TokenRow(
+    row = TokenRow(
         input_ids=torch.tensor(ids),
         labels=torch.tensor(labels),
         weights=None if all(weight == 1.0 for weight in weights) else torch.tensor(weights),
     )
+    return Encoded(row, least=max(answer, images_end) + slots_more)
 
 
 def encode_prompt(

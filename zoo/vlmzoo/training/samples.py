@@ -10,10 +10,11 @@ from itertools import accumulate
 from vlmzoo.assemble import make_template
 from vlmzoo.config import StageConfig
 from vlmzoo.data import Collator
+from vlmzoo.data.truncation import LengthRule
 from vlmzoo.model.vlm import VLM
 from vlmzoo.objectives import stage_objective
 from vlmzoo.training.sources import leave_out_bad_rows, open_source
-from vlmzoo_registry import DataError, Dataset, Fault, Sample
+from vlmzoo_registry import AssemblyError, DataError, Dataset, Fault, Sample
 from vlmzoo_registry.errors import faults_message
 
 _LOOKED_AT = 64  # samples of a fingerprint
@@ -98,10 +99,17 @@ def make_collator(model: VLM, stage: StageConfig, *, seed: int = 0) -> Collator:
 
     `seed` and the stage's name are what the random draws of its objective are keyed by, besides the epoch and the sample.
 
-    Raises `AssemblyError` where the tokenizer lacks what the stage's template or objective writes, and with every reason why
-    the language model cannot be trained with the objective.
+    Raises `AssemblyError` where the tokenizer lacks what the stage's template or objective writes, with every reason why the
+    language model cannot be trained with the objective, and where rows may be longer than it has positions for.
     """
     tokenizer = model.processor.tokenizer
+    positions = _positions(model)
+    most = stage.max_length or positions
+    if most > positions:
+        raise AssemblyError(
+            f"stage `{stage.name}`: `max_length` (={most}) is more than the {positions} positions that the language model has: "
+            "lower it, or take a language model with more"
+        )
     objective = stage_objective(stage, model.language, model.config.model["language"]["name"])
     return Collator(
         objective=objective.bind(tokenizer),
@@ -109,13 +117,14 @@ def make_collator(model: VLM, stage: StageConfig, *, seed: int = 0) -> Collator:
         tokenizer=tokenizer,
         image_token=model.processor.image_token,
         images=model.processor.images,
-        max_length=_max_length(model),
+        max_length=positions,
+        length=LengthRule(most, cuts=stage.too_long == "cut"),
         instructions=model.processor.instructions,
         key=(seed, stage.name),
     )
 
 
-def _max_length(model: VLM) -> int:
+def _positions(model: VLM) -> int:
     """What the language model has positions for; a model without a stated limit takes any length."""
     limit = getattr(model.language.text_config, "max_position_embeddings", None)
     return limit if isinstance(limit, int) and limit > 0 else 1_000_000

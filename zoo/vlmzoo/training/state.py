@@ -29,13 +29,15 @@ Count = Annotated[int, Field(ge=0)]
 class Progress:
     """How far a stage has come: the loss of each step done (nats per supervised token), and what they took.
 
-    `stream` is where the next batch is drawn, `tokens` are the supervised ones, `seconds` those inside of the steps.
+    `stream` is where the next batch is drawn, `tokens` are the supervised ones, `cut` the rows that were too long and cut,
+    `seconds` those inside of the steps.
     """
 
     stream: StreamState = field(default_factory=StreamState)
     losses: list[float] = field(default_factory=list)
     tokens: int = 0
     images: int = 0
+    cut: int = 0
     seconds: float = 0.0
 
     @property
@@ -53,6 +55,7 @@ class _Position(BaseModel):
     position: Count
     tokens: Count
     images: Count
+    cut: Count = 0
     seconds: Annotated[float, Field(ge=0)]
     losses: list[float]
     samples: str
@@ -83,6 +86,7 @@ def save_point(vlm: VLM, folder: Path, point: Point, *, extra: Mapping[str, Any]
         position=done.stream.position,
         tokens=done.tokens,
         images=done.images,
+        cut=done.cut,
         seconds=done.seconds,
         losses=done.losses,
         samples=point.samples,
@@ -114,6 +118,11 @@ def read_point(folder: Path) -> Point:
     except (ValidationError, OSError, SafetensorError) as error:
         raise CheckpointError(f"`{folder}` is not a point from which a stage can go on: {error}") from error
     done = Progress(
-        StreamState(position.epoch, position.position), position.losses, position.tokens, position.images, position.seconds
+        StreamState(position.epoch, position.position),
+        position.losses,
+        position.tokens,
+        position.images,
+        position.cut,
+        position.seconds,
     )
     return Point(done, tensors, position.samples, position.audit)
