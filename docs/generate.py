@@ -18,8 +18,8 @@ from vlmzoo.cli.commands import COMMANDS
 from vlmzoo.cli.entry import app
 from vlmzoo.cli.recipes import tokens_in_words
 from vlmzoo.cli.show import explain, type_in_words
-from vlmzoo.config.about import read_about
 from vlmzoo.config.grid import GridConfig
+from vlmzoo.config.load import load_about
 from vlmzoo.config.parts import MODEL_PARTS, STAGE_PARTS
 from vlmzoo.config.recipe import Recipe
 from vlmzoo.config.shipped import shipped_recipes
@@ -108,7 +108,7 @@ def shipped() -> str:
         "| recipe | what | tokens per image | parameters, as published |\n| --- | --- | ---: | --- |\n"
     )
     for name, file in shipped_recipes().items():
-        about = read_about(file)
+        about = load_about(file)
         published = about.dump()["published"] or {"parameters": {}}
         tokens = tokens_in_words(about.dump()["published"]).removesuffix(" tokens per image")
         figures = ", ".join(f"{part} {figure}" for part, figure in published["parameters"].items())

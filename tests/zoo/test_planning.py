@@ -5,6 +5,7 @@ import resource
 import socket
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from vlmzoo.config import load_recipe
 from vlmzoo.planning import Plan
 from vlmzoo.training.trainable import set_trainable
 from vlmzoo_registry import AssemblyError, Catalogue, PluginError
+from vlmzoo_toy.language import ToyLanguage
 
 SHUFFLE = {"name": "connectors/pixel-shuffle", "factor": 2}
 CLIP = {
@@ -441,3 +443,25 @@ def test_template_that_the_tokenizer_cannot_write_is_refused():
         vlmzoo.plan({**config, "language": {"name": "toy/language", "control_tokens": ["<|im_start|>", "<|im_end|>"]}}).notes
         == ()
     )
+
+
+def test_a_tokenizer_that_says_nothing_of_why_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(config: Any) -> Any:
+        raise OSError
+
+    monkeypatch.setattr(ToyLanguage, "tokenizer", property(nothing))
+    (note,) = vlmzoo.plan(section()).notes
+    assert note.startswith("the tokenizer cannot be read on this machine (OSError): rows that its image token adds")
+
+
+def test_a_refusal_does_not_silence_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a part warned of before another one refused."""
+    width = ToyLanguage.width.fget
+
+    def warned(language: Any) -> int:
+        warnings.warn("the part is old", DeprecationWarning, stacklevel=1)
+        return width(language)
+
+    monkeypatch.setattr(ToyLanguage, "width", property(warned))
+    with pytest.warns(DeprecationWarning, match="the part is old"), pytest.raises(AssemblyError, match="it puts out width 24"):
+        vlmzoo.plan(section(connector=[{"name": "connectors/identity"}]))

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from vlmzoo.config import load_recipe
-from vlmzoo.config.about import About, read_about, rounds_to
+from vlmzoo.config.about import About, rounds_to
+from vlmzoo.config.load import load_about
 from vlmzoo.config.shipped import shipped_recipes
 
 # One process for all, as each begins with seconds of imports; what it needs at most is what the largest needs.
@@ -86,7 +87,7 @@ def wrong_parameters(about: About, made: dict[str, Any]) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(shipped_recipes()))
 def test_its_plan_gives_what_was_published(planned: dict[str, Any], name: str) -> None:
-    about, made = read_about(shipped_recipes()[name]), plan(planned, name)
+    about, made = load_about(shipped_recipes()[name]), plan(planned, name)
     assert about.published is not None
     assert not wrong_tokens(about, made)
     assert not wrong_parameters(about, made)
@@ -107,7 +108,7 @@ def test_there_are_as_many_as_promised() -> None:
 
 @pytest.mark.parametrize("name", list(shipped_recipes()))
 def test_every_recipe_says_what_it_is_and_where_it_is_from(name: str) -> None:
-    about = read_about(shipped_recipes()[name])
+    about = load_about(shipped_recipes()[name])
     assert about.published is not None
     assert any(source.startswith(("https://", "docs/")) for source in about.sources)
     assert load_recipe(name).about == about

@@ -23,7 +23,7 @@ from vlmzoo.model.merged_encoder import MergedEncoder
 from vlmzoo.model.shapes import shapes_at
 from vlmzoo.model.tensors import layout as tensor_layout
 from vlmzoo.model.unified import UnifiedVLM
-from vlmzoo.model.vlm import VLM
+from vlmzoo.model.vlm import PARTS, VLM, connector_part
 from vlmzoo.processor import VLMProcessor
 from vlmzoo.tokenizer import read_tokenizer
 from vlmzoo_registry import (
@@ -66,6 +66,12 @@ class Parts:
     language: LanguageModel
     layout: ImageLayout
     shapes: tuple[FeatureShape, ...]
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """The three parts by name, as `VLM.parts` has them."""
+        modules = (self.vision, connector_part(self.connector, self.layout), self.language)
+        return dict(zip(PARTS, modules, strict=True))
 
 
 def build(

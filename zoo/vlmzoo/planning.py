@@ -12,7 +12,6 @@ from os import PathLike
 from typing import Any
 
 import torch
-from torch import nn
 
 from vlmzoo.activations import activation_bytes
 from vlmzoo.adapters import Adapter
@@ -123,13 +122,16 @@ def plan(
 def _noted() -> Iterator[list[str]]:
     """The notes of the parts that are made meanwhile; other warnings are passed on."""
     notes: list[str] = []
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", Note)
-        yield notes
-    notes[:0] = [str(warning.message) for warning in caught if issubclass(warning.category, Note)]
-    for warning in caught:
-        if not issubclass(warning.category, Note):
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    caught: list[warnings.WarningMessage] = []
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", Note)
+            yield notes
+    finally:  # a refusal does not silence them
+        notes[:0] = [str(warning.message) for warning in caught if issubclass(warning.category, Note)]
+        for warning in caught:
+            if not issubclass(warning.category, Note):
+                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 def _meet_tokenizer(
@@ -139,7 +141,7 @@ def _meet_tokenizer(
     try:
         tokenizer = parts.language.tokenizer
     except (OSError, ValueError) as error:  # what transformers raises for a tokenizer that is not there
-        reason = str(error).strip().splitlines()[0]
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         return (
             f"the tokenizer cannot be read on this machine ({reason}): rows that its image token adds are not counted, and "
             "whether it has what the template writes is not known",
@@ -180,7 +182,7 @@ def _weights(model: ModelConfig, parts: Parts) -> tuple[PartPlan, ...]:
         "language": model.language.component.full_name,
     }
     plans = []
-    for part, module in _modules(parts).items():
+    for part, module in parts.modules.items():
         parameters = list(module.parameters())
         count, size = sum(p.numel() for p in parameters), sum(p.numel() * p.element_size() for p in parameters)
         plans.append(PartPlan(part=part, component=names[part], parameters=count, weight_bytes=size))
@@ -192,7 +194,7 @@ def _train(parts: Parts, stages: Sequence[StageConfig], image: SizePlan) -> tupl
 
     Raises `AssemblyError` with every reason against the first stage that does not work; later ones build on it.
     """
-    modules, adapters = _modules(parts), dict[str, Adapter]()
+    modules, adapters = parts.modules, dict[str, Adapter]()
     plans = []
     for number, stage in enumerate(stages):
         train: dict[str, TrainPart] = {str(part): settings for part, settings in stage.train.items()}
@@ -222,10 +224,6 @@ def _training_bytes(parameter: torch.Tensor) -> int:
     state = fresh_state(parameter)
     per_number = parameter.element_size() + sum(state[key].element_size() for key in state.keys() - {"step"})
     return parameter.numel() * per_number
-
-
-def _modules(parts: Parts) -> dict[str, nn.Module]:
-    return {"vision": parts.vision, "connector": nn.ModuleList([*parts.connector, parts.layout]), "language": parts.language}
 
 
 def _describe(

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from vlmzoo.cli.recipes import tokens_in_words
-from vlmzoo.config.about import read_about, rounds_to
+from vlmzoo.config.about import rounds_to
+from vlmzoo.config.load import load_about
 from vlmzoo.config.shipped import shipped_recipes
 from vlmzoo_registry import ConfigError
 
@@ -32,7 +33,7 @@ def test_one_recipe_is_printed_as_it_is_written(vlmzoo):
     name, file = next(iter(shipped_recipes().items()))
     assert vlmzoo("recipes", name).stdout == file.read_text(encoding="utf-8")
     fields = json.loads(vlmzoo("recipes", name, "--json").stdout)
-    assert (fields["name"], fields["file"], fields["title"]) == (name, str(file), read_about(file).title)
+    assert (fields["name"], fields["file"], fields["title"]) == (name, str(file), load_about(file).title)
 
 
 def test_a_name_that_is_none_is_refused_with_the_nearest(vlmzoo):
@@ -63,7 +64,20 @@ def test_a_recipe_that_says_nothing_about_itself_is_refused(tmp_path):
     file = tmp_path / "silent.yaml"
     file.write_text("model: {}\n")
     with pytest.raises(ConfigError, match=r"silent.yaml:1:1: about: is missing: what the recipe reproduces, and from where"):
-        read_about(file)
+        load_about(file)
+
+
+def test_what_is_wrong_with_what_a_recipe_says_is_said_all_at_once(tmp_path):
+    file = tmp_path / "wrong.yaml"
+    file.write_text("about:\n  title: 7\n  source: [x]\n  published:\n    image_tokens: {336-336: 576}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_about(file)
+    assert [reason.removeprefix(f"{file}:") for reason in caught.value.reasons] == [
+        "2:10: about.title: must be a text (is 7)",
+        "3:3: about.source: unknown key; did you mean `sources`? (what a recipe is about knows: title, sources, published, "
+        "differs, unverified)",
+        "5:19: about.published.image_tokens: has `336-336`: write sizes as width x height in pixels, such as `672x1008: 2144`",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vlmzoo.cli.console import console, print_json
-from vlmzoo.config.about import read_about
+from vlmzoo.config.load import load_about
 from vlmzoo.config.shipped import shipped_recipes
 from vlmzoo_registry import ConfigError
 from vlmzoo_registry.suggest import did_you_mean
@@ -39,7 +39,7 @@ def recipes(
 
 
 def _fields(name: str, file: Path) -> dict[str, Any]:
-    return {"name": name, **read_about(file).dump()}
+    return {"name": name, **load_about(file).dump()}
 
 
 def tokens_in_words(published: dict[str, Any] | None) -> str:

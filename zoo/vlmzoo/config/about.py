@@ -5,15 +5,12 @@ For readers: nothing here changes a run, so nothing here is recorded with one. T
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
-from vlmzoo.config.document import cannot_be_used, read_document
-from vlmzoo.config.node import located, quotable
+from vlmzoo.config.node import quotable
 from vlmzoo.config.section import Section
-from vlmzoo_registry.errors import ConfigError
 
 Line = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\n]+$")]
 Rounded = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?[KMB]?$")]
@@ -74,19 +71,6 @@ class About(Section):
     unverified: Annotated[tuple[Line, ...], Field(strict=False)] = Field(
         default=(), description="What was taken from a paper or another's account, and not read in the project's own files."
     )
-
-
-def read_about(file: Path) -> About:
-    """What a recipe's file says about it, without a look at its parts.
-
-    Raises `ConfigError` where it has no `about:`, or one that is not understood.
-    """
-    root = read_document(file)
-    node = root.child("about")
-    if node is None:
-        reason = located(root.place, ("about",), "is missing: what the recipe reproduces, and from where")
-        raise ConfigError(cannot_be_used(str(file), [reason]), [reason])
-    return About.model_validate(node.plain())
 
 
 def rounds_to(count: int, published: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from vlmzoo.config.about import Published
+from vlmzoo.config.about import About, Published
 from vlmzoo.config.choice import Choice, DataChoice
 from vlmzoo.config.document import cannot_be_used, read_document, read_mapping
 from vlmzoo.config.explain import Problem, missing_key, problems, unknown_key
@@ -96,6 +96,19 @@ def load_grid(source: Source, overrides: Sequence[str] = (), catalogue: Catalogu
     faults = _override(root, overrides, spell_out_grid)
     reader = _Reader(root, catalogue or default_catalogue())
     return reader.read(GridConfig, (), reader.grid(root), faults), root
+
+
+def load_about(file: Path) -> About:
+    """What a recipe's file says about it, without a look at its parts.
+
+    Raises `ConfigError` where it has no `about:`, or with all that is wrong with it.
+    """
+    root = _document(file)
+    about = root.child("about")
+    if about is None:
+        reason = located(root.place, ("about",), "is missing: what the recipe reproduces, and from where")
+        raise ConfigError(cannot_be_used(str(file), [reason]), [reason])
+    return _Reader(root, Catalogue(())).read(About, ("about",), about.plain(), ())
 
 
 def load_choice(kind: str, source: Mapping[str, object], catalogue: Catalogue | None = None) -> Choice:
@@ -372,10 +385,12 @@ def _conflicts(section: type[Section], node: Node) -> Iterator[Problem]:
 def _sections(section: type[Section], node: Node) -> Iterator[tuple[type[Section], Node, Field]]:
     """A section of a document, and those inside it, each with its node and its field."""
     yield section, node, ()
+    if section in (Recipe, About):
+        field: Field = ("about", "published") if section is Recipe else ("published",)
+        published, there = node.nearest(field)
+        if there:
+            yield Published, published, field
     if section is Recipe:
-        published = node.nearest(("about", "published"))
-        if published[1]:
-            yield Published, published[0], ("about", "published")
         model, stages = node.child("model"), node.child("stages")
         if model is not None:
             yield ModelConfig, model, ("model",)

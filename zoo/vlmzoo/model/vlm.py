@@ -6,7 +6,7 @@ with the cache, K positions with logits, Q length of the instruction.
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -41,6 +41,11 @@ from vlmzoo_registry import (
 )
 
 PARTS = ("vision", "connector", "language")
+
+
+def connector_part(chain: Iterable[nn.Module], layout: ImageLayout) -> nn.ModuleList:
+    """The connectors of a model and its layout: what a layout learns is between the encoder and the text, so it is theirs."""
+    return nn.ModuleList([*chain, layout])
 
 
 @dataclass(frozen=True)
@@ -110,8 +115,7 @@ class VLM(PreTrainedModel, GenerationMixin):
         config.attach_text_config(language.text_config)
         super().__init__(config)
         self.vision = vision
-        # What a layout learns is between the encoder and the text, so it belongs to the connector.
-        self.connector = nn.ModuleList([*connector, layout])
+        self.connector = connector_part(connector, layout)
         self.language = language
         self.processor: Any = None
         # Set by the assembler: what a checkpoint records of the parts, and what their tensors were when they were built.
@@ -157,7 +161,7 @@ class VLM(PreTrainedModel, GenerationMixin):
     @property
     def parts(self) -> dict[str, nn.Module]:
         """The three parts by name."""
-        return {"vision": self.vision, "connector": self.connector, "language": self.language}
+        return dict(zip(PARTS, (self.vision, self.connector, self.language), strict=True))
 
     @abstractmethod
     def forward(
