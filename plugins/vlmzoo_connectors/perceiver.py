@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from vlmzoo_connectors.config import PerceiverConfig
 from vlmzoo_connectors.gated import GatedPerceptron
-from vlmzoo_registry import Connector, ConnectorContext, Grid, VisionFeatures, check_tokens
+from vlmzoo_connectors.latents import Latents
+from vlmzoo_registry import ConnectorContext
 
 
 class _Layer(nn.Module):
@@ -44,39 +45,14 @@ class _Layer(nn.Module):
         return latents + self.feedforward(self.feedforward_norm(latents))
 
 
-class Perceiver(Connector):
-    """[B, N, D] -> [B, queries, D], then a matrix to the output width where one is asked for and differs.
+class Perceiver(Latents):
+    """Idefics2's layers, with an RMSNorm behind them; see `Latents`.
 
-    Any number of tokens goes in, prefix tokens included; what comes out has no places. Latents start at random: Idefics2's code
-    starts them all at 1, from where equal latents would stay equal for ever.
+    Latents start at random: Idefics2's code starts them all at 1, from where equal latents would stay equal for ever.
     """
 
     def __init__(self, config: PerceiverConfig, context: ConnectorContext) -> None:
-        super().__init__()
         width = context.input.width
-        self._output_width = context.output_width or width
-        self.latents = nn.Parameter(torch.randn(config.queries, width))
-        self.layers = nn.ModuleList(_Layer(width, config) for _ in range(config.depth))
-        self.norm = nn.RMSNorm(width, eps=config.norm_epsilon)
-        self.projection = nn.Identity() if self._output_width == width else nn.Linear(width, self._output_width, bias=False)
-
-    @property
-    def output_width(self) -> int:
-        """The width that was asked for, or else the one that comes in."""
-        return self._output_width
-
-    def output_grid(self, grid: Grid | None) -> Grid | None:
-        """None: the latents have no places."""
-        return None
-
-    def token_count(self, grid: Grid | None, count: int) -> int:
-        """The number of latents, whatever goes in."""
-        return self.latents.shape[0]
-
-    def forward(self, features: VisionFeatures) -> VisionFeatures:
-        """[B, N, D] -> [B, queries, d]."""
-        check_tokens("connectors/perceiver", "tokens", features.tokens, self.latents.shape[1])
-        latents = self.latents.expand(features.tokens.shape[0], -1, -1)  # B Q D
-        for layer in self.layers:
-            latents = layer(latents, features.tokens)
-        return VisionFeatures(self.projection(self.norm(latents)), grid=None)
+        latents = torch.randn(config.queries, width)
+        layers = [_Layer(width, config) for _ in range(config.depth)]
+        super().__init__("connectors/perceiver", latents, layers, nn.RMSNorm(width, eps=config.norm_epsilon), context)

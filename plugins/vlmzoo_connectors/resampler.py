@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from vlmzoo_connectors.activation import activation_module
 from vlmzoo_connectors.config import ResamplerConfig
-from vlmzoo_registry import Connector, ConnectorContext, Grid, VisionFeatures, check_tokens
+from vlmzoo_connectors.latents import Latents
+from vlmzoo_registry import ConnectorContext
 
 
 class _Layer(nn.Module):
@@ -48,38 +49,11 @@ class _Layer(nn.Module):
         return latents + self.feedforward(latents)
 
 
-class Resampler(Connector):
-    """[B, N, D] -> [B, queries, D], then a matrix to the output width where one is asked for and differs.
-
-    Any number of tokens goes in, prefix tokens included; what comes out has no places.
-    """
+class Resampler(Latents):
+    """Flamingo's layers, with a LayerNorm behind them; see `Latents`."""
 
     def __init__(self, config: ResamplerConfig, context: ConnectorContext) -> None:
-        super().__init__()
         width = context.input.width
-        self._output_width = context.output_width or width
-        self.latents = nn.Parameter(torch.randn(config.queries, width))
-        self.layers = nn.ModuleList(_Layer(width, config) for _ in range(config.depth))
-        self.norm = nn.LayerNorm(width, eps=config.norm_epsilon)
-        self.projection = nn.Identity() if self._output_width == width else nn.Linear(width, self._output_width, bias=False)
-
-    @property
-    def output_width(self) -> int:
-        """The width that was asked for, or else the one that comes in."""
-        return self._output_width
-
-    def output_grid(self, grid: Grid | None) -> Grid | None:
-        """None: the latents have no places."""
-        return None
-
-    def token_count(self, grid: Grid | None, count: int) -> int:
-        """The number of queries, whatever goes in."""
-        return self.latents.shape[0]
-
-    def forward(self, features: VisionFeatures) -> VisionFeatures:
-        """[B, N, D] -> [B, queries, d]."""
-        check_tokens("connectors/resampler", "tokens", features.tokens, self.latents.shape[1])
-        latents = self.latents.expand(features.tokens.shape[0], -1, -1)  # B Q D
-        for layer in self.layers:
-            latents = layer(latents, features.tokens)
-        return VisionFeatures(self.projection(self.norm(latents)), grid=None)
+        latents = torch.randn(config.queries, width)
+        layers = [_Layer(width, config) for _ in range(config.depth)]
+        super().__init__("connectors/resampler", latents, layers, nn.LayerNorm(width, eps=config.norm_epsilon), context)
