@@ -11,10 +11,12 @@ from objective_models import BERT, LLAMA, MASKED_LM, collator, gradients, model,
 from torch.nn import functional
 
 from vlmzoo.config import load_recipe
+from vlmzoo.data import Draw
 from vlmzoo.evaluation import answer_losses
 from vlmzoo.labels import labels
 from vlmzoo.training import fit as fitting
 from vlmzoo.training.history import read_log
+from vlmzoo.training.micro_batch import read_micro_batch
 from vlmzoo.training.processes import join_processes
 from vlmzoo.training.samples import stage_samples
 from vlmzoo.training.train import train
@@ -63,7 +65,7 @@ def update(built, plan):
     states = set_trainable(built, dict(stage.train))
     built.eval()  # no dropout
     collate = collator(built, stage.objective.component.spec.name)
-    return GlobalBatch(join_processes(), built, collate, states, stage), collate
+    return GlobalBatch(join_processes(), built, states, stage), collate
 
 
 @pytest.mark.parametrize("micro_batch", [5, 1])
@@ -74,7 +76,8 @@ def test_weights_of_datasets_scale_their_tokens_and_not_the_count(tmp_path, micr
     rows = [data[index] for index in range(5)]
     assert [row.weight for row in rows] == [0.2] * 3 + [1.0] * 2
     batch, collate = update(built, plan)
-    result = batch.backward(rows)
+    shares = [[Draw(0, index) for index in range(start, start + micro_batch)] for start in range(0, 5, micro_batch)]
+    result = batch.backward([read_micro_batch(data, collate, share) for share in shares])
     found = gradients(built)
     built.zero_grad()
     total, tokens, plain = 0.0, 0, 0.0

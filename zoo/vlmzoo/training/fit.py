@@ -6,7 +6,7 @@ A stage that is killed goes on from its last saved point, and ends with the weig
 import math
 import shutil
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,11 +17,13 @@ from vlmzoo.assemble import use_template
 from vlmzoo.checkpoint import Unchanged, save
 from vlmzoo.config import Recipe, StageConfig
 from vlmzoo.data import SampleStream
+from vlmzoo.feature_cache.prepare import drawn_indexes, prepare_features
 from vlmzoo.model.vlm import VLM
 from vlmzoo.training.audit import Audit
 from vlmzoo.training.draws import seed_draws
 from vlmzoo.training.history import AUDIT, END, STEP, RunLog
 from vlmzoo.training.interruption import Interruption
+from vlmzoo.training.loader import StepLoader
 from vlmzoo.training.memory import explained_shortage, peak_memory
 from vlmzoo.training.optimization import make_optimizer, optimizer_tensors, restore_optimizer, set_rates
 from vlmzoo.training.plot import write_loss_plot
@@ -96,7 +98,7 @@ def fit(
         shown.print(parts_table(stage.name, rows_of_parts))
     optimizer = make_optimizer(states)
     wrapped, prepared = accelerator.prepare(model, optimizer)
-    update = GlobalBatch(accelerator, wrapped, make_collator(model, stage, seed=recipe.seed), states, stage)
+    update = GlobalBatch(accelerator, wrapped, states, stage)
     fingerprint = samples.fingerprint()
     done = Progress()
     if origin.point is not None:
@@ -130,21 +132,43 @@ def fit(
     def unchanged() -> Unchanged | None:
         return None if whole is None else Unchanged(whole, still)
 
+    images = None
+    if stage.cache_features:
+        images = prepare_features(
+            model,
+            samples,
+            drawn_indexes(stream, steps - done.step),
+            stage=stage.name,
+            precision=stage.precision,
+            batch_size=stage.micro_batch,
+            accelerator=accelerator,
+            console=shown,
+        )
+    loader = StepLoader(
+        samples,
+        make_collator(model, stage, seed=recipe.seed, images=images),
+        stream,
+        steps=steps - done.step,
+        micro_batch=stage.micro_batch,
+        rank=accelerator.process_index,
+        ranks=accelerator.num_processes,
+        workers=stage.workers,
+    )
     audit = Audit(model, states, optimizer, origin.point.audit if origin.point is not None else None)
     with (
         Interruption() as interruption,
         StepProgress(shown, stage.name, steps, done.step) as progress,
         RunLog(folder, header, step=done.step, writes=main) as log,
+        loader,
     ):
         for step in range(done.step, steps):
             began = time.perf_counter()
+            batch = loader.next_step()
             seed_draws(recipe.seed, stage.name, step, accelerator.process_index)
-            rows = [replace(samples[draw.index], epoch=draw.epoch) for piece in stream.next_batch() for draw in piece]
-            images = sum(len(row.images) for row in rows)
             rates = set_rates(prepared, states, step, steps, stage.warmup, stage.schedule)
             with explained_shortage(f"stage `{stage.name}`, step {step}", stage.micro_batch):
-                gradients = update.backward(rows)
-                audit.after_backward(step, has_images=images > 0)
+                gradients = update.backward(batch.micros)
+                audit.after_backward(step, has_images=gradients.images > 0)
                 for parameter in trained:
                     # Not reached by this batch: 0, as it is where another process or micro-batch had reached it.
                     parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
@@ -152,16 +176,17 @@ def fit(
                 if not (math.isfinite(gradients.loss) and math.isfinite(norm)):
                     raise NotFiniteError(
                         f"step {step}: the loss is {gradients.loss} and the gradient's norm {norm}; the weights are untouched. "
-                        f"Lower the learning rate, or look at these rows: {sources(gradients.blamed or rows)}"
+                        f"Lower the learning rate, or look at these rows: {sources(gradients.blamed or batch.micros)}"
                     )
                 prepared.step()
                 audit.after_step(step, rates)
                 prepared.zero_grad(set_to_none=True)
             seconds = time.perf_counter() - began
-            done.stream = stream.state
+            done.stream = batch.state
             done.losses.append(gradients.loss)
             done.tokens += gradients.tokens
-            done.images += images
+            done.cut += gradients.cut
+            done.images += gradients.images
             done.seconds += seconds
             progress.advance(gradients.loss, seconds)
             if step % stage.log_every == 0 or step + 1 == steps:
@@ -177,7 +202,8 @@ def fit(
                         "tokens": gradients.tokens,
                         "tokens_seen": done.tokens,
                         "images_seen": done.images,
-                        "epoch": stream.state.epoch,
+                        "rows_cut": done.cut,
+                        "epoch": batch.state.epoch,
                         "seconds": round(seconds, 4),
                         "peak_memory": peak_memory(),
                     },
@@ -197,7 +223,16 @@ def fit(
         # In the words of the stage's beginning: a run that was taken up finds adapters merged already.
         trains = {row["part"]: row["trains"] for row in log.header["parts"]}
         log.write(AUDIT, {"rows": [{**row, "trains": trains[row["part"]]} for row in audit.rows()]})
-        log.write(END, {"losses": done.losses, "tokens": done.tokens, "images": done.images, "seconds": round(done.seconds, 3)})
+        log.write(
+            END,
+            {
+                "losses": done.losses,
+                "tokens": done.tokens,
+                "images": done.images,
+                "rows_cut": done.cut,
+                "seconds": round(done.seconds, 3),
+            },
+        )
         save(model, folder / CHECKPOINT, extra=extra, unchanged=unchanged(), is_main_process=main)
         if main:
             shutil.rmtree(folder / RESUME, ignore_errors=True)

@@ -10,14 +10,15 @@ from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 
 from vlmzoo.config import StageConfig
-from vlmzoo.data import Collator
 from vlmzoo.loss import supervised_count
 from vlmzoo.shortened import enumerated
+from vlmzoo.training.micro_batch import MicroBatch
 from vlmzoo.training.trainable import PartState
-from vlmzoo_registry import DataError, ResourceError, Sample
+from vlmzoo_registry import DataError, ResourceError
 
 
 @dataclass(frozen=True)
@@ -25,92 +26,111 @@ class Gradients:
     """What a backward pass over a global batch came to; the gradients themselves are in the parameters.
 
     `loss` is the mean over its `tokens` supervised tokens (nats), weighted and with what the stage adds to it; `nll` and `z`
-    are the plain means of -log p and of (log Z)² over the same tokens. `blamed` are the rows of the micro-batches whose loss
-    is no number.
+    are the plain means of -log p and of (log Z)² over the same tokens. `images` is how many it shows, `cut` how many of its
+    rows were too long and cut. `blamed` are those micro-batches of this process whose loss is no number.
     """
 
     loss: float
     nll: float
     z: float
     tokens: int
-    blamed: tuple[Sample, ...]
+    images: int
+    cut: int
+    blamed: tuple[MicroBatch, ...]
 
 
 class GlobalBatch:
-    """Forward and backward over the rows of a global batch, of which each process takes its share."""
+    """Forward and backward over the micro-batches of a global batch, of each of which each process has its share."""
 
-    def __init__(
-        self, accelerator: Accelerator, wrapped: Any, collate: Collator, states: Sequence[PartState], stage: StageConfig
-    ) -> None:
+    def __init__(self, accelerator: Accelerator, wrapped: Any, states: Sequence[PartState], stage: StageConfig) -> None:
         self.accelerator = accelerator
         self.wrapped = wrapped
-        self.collate = collate
-        self.micro_batch = stage.micro_batch
         self.precision: Literal["float32", "bf16"] = stage.precision
         self.terms = {"label_smoothing": stage.label_smoothing, "z_loss": stage.z_loss}
         ranks = accelerator.num_processes
-        if self.micro_batch % ranks:
-            raise ResourceError(f"`micro_batch` (={self.micro_batch}) must be divisible by the {ranks} processes of this run")
-        # What a row without an image cannot reach; where there are several processes, each waits for all gradients of the
-        # others.
-        self._of_images = [p for s in states if s.name != "language" for p in s.trained.values()] if ranks > 1 else []
+        if stage.micro_batch % ranks:
+            raise ResourceError(f"`micro_batch` (={stage.micro_batch}) must be divisible by the {ranks} processes of this run")
+        self._trained = [parameter for state in states for parameter in state.trained.values()]
         self._image_only = not any(state.trained for state in states if state.name == "language")
 
-    def backward(self, rows: Sequence[Sample]) -> Gradients:
-        """Add the gradients of the mean loss over all rows. Raises `DataError` where they cannot reach what trains."""
-        if self._image_only and not any(row.images for row in rows):
+    def backward(self, micros: Sequence[MicroBatch]) -> Gradients:
+        """Add the gradients of the mean loss over all rows. Raises `DataError` where they cannot reach what trains.
+
+        `micros` are the shares of this process; all processes have the same number of them.
+        """
+        accelerator, ranks = self.accelerator, self.accelerator.num_processes
+        batches = [_to(micro.tensors, accelerator.device) for micro in micros]
+        counted = torch.stack([_counts(batch) for batch in batches]).sum(dim=0)
+        shown = torch.tensor([sum(micro.images for micro in micros)], device=accelerator.device)
+        items, tokens, sentences, cut, images = accelerator.reduce(torch.cat([counted, shown]), reduction="sum")
+        if self._image_only and not images:
             raise DataError(
                 "a batch does not touch what trains (rows without an image, and only image parts train); mix in rows with "
-                f"images or train the language model: {sources(rows)}"
+                f"images or train the language model: {sources(micros)}"
             )
-        accelerator, ranks, rank = self.accelerator, self.accelerator.num_processes, self.accelerator.process_index
-        micros = [rows[start : start + self.micro_batch][rank::ranks] for start in range(0, len(rows), self.micro_batch)]
-        batches = [_to(self.collate(micro), accelerator.device) for micro in micros]
-        counted = torch.stack([_counts(batch) for batch in batches]).sum(dim=0)
-        items, tokens, sentences = accelerator.reduce(counted, reduction="sum")
         # Gradients are averaged over processes: a denominator smaller by their number makes the average a sum.
         denominators = {"num_items_in_batch": items / ranks, "num_sentences_in_batch": sentences / ranks}
         shares = []
         for number, batch in enumerate(batches):
             last = number + 1 == len(batches)
             with nullcontext() if last else accelerator.no_sync(self.wrapped):
-                shares.append(self._forward_backward(batch, denominators))
+                shares.append(self._forward_backward(batch, denominators, exchanged=last and ranks > 1))
         loss, nll, z = accelerator.reduce(torch.stack(shares).sum(dim=0), reduction="sum").tolist()
-        blamed = [row for share, micro in zip(shares, micros, strict=True) if not share[0].isfinite() for row in micro]
+        blamed = [micro for share, micro in zip(shares, micros, strict=True) if not share[0].isfinite()]
         count = int(tokens)
-        return Gradients(loss / ranks, nll / count, z / count, count, tuple(blamed))
+        return Gradients(loss / ranks, nll / count, z / count, count, int(images), int(cut), tuple(blamed))
 
-    def _forward_backward(self, batch: dict[str, Tensor], denominators: dict[str, Tensor]) -> Tensor:
-        """The share of a micro-batch in the loss, and its sums of -log p and of (log Z)²; its gradients are added."""
+    def _forward_backward(self, batch: dict[str, Tensor], denominators: dict[str, Tensor], *, exchanged: bool) -> Tensor:
+        """The share of a micro-batch in the loss, and its sums of -log p and of (log Z)²; its gradients are added.
+
+        Where gradients are `exchanged` with other processes in this pass, these wait for one of every parameter that trains.
+        """
         weights = _loss_weights(batch)
         with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             output = self.wrapped(**batch, loss_weights=weights, **denominators, **self.terms)
         loss: Tensor = output.loss
         share = torch.stack([loss.detach(), output.nll, output.z])
-        if "pixel_values" not in batch:
-            for parameter in self._of_images:
+        if exchanged:
+            for parameter in unreached(loss, self._trained):
                 loss = loss + 0 * parameter.flatten()[0]
         if loss.requires_grad:
             self.accelerator.backward(loss)
         return share
 
 
-def sources(rows: Sequence[Sample]) -> str:
+def unreached(loss: Tensor, parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:
+    """Those parameters that nothing in the graph of a loss leads to: parts of images without an image, experts unasked."""
+    waiting = {get_gradient_edge(parameter).node: parameter for parameter in parameters}
+    seen = set()
+    nodes = [loss.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        waiting.pop(node, None)
+        nodes += [behind for behind, _ in node.next_functions]
+    return list(waiting.values())
+
+
+def sources(micros: Sequence[MicroBatch]) -> str:
     """Where rows come from, for a message: the first eight."""
-    return enumerated([row.source for row in rows], 8)
+    return enumerated([source for micro in micros for source in micro.sources], 8)
 
 
 def _counts(batch: dict[str, Tensor]) -> Tensor:
-    """What the losses of the tokens are divided by, how many tokens are supervised, and how many rows are labelled: [3].
+    """What the losses of the tokens are divided by, and how many tokens are supervised, rows labelled, and rows cut: [4].
 
-    The weights of samples do not count here: a batch of samples that count little moves the model little.
+    The weights of samples do not count here: a batch of samples that count little moves the model little. Takes `cut_rows`,
+    which no model reads, out of the batch.
     """
     shift = "labels" in batch
     supervised = batch["labels" if shift else "targets"]
     items = supervised_count(supervised, weights=batch.get("weights"), shift=shift)
     tokens = supervised_count(supervised, shift=shift)
     sentences = torch.tensor(len(batch.get("sentence_labels", ())), device=supervised.device)
-    return torch.stack([count.float() for count in (items, tokens, sentences)])
+    cut = batch.pop("cut_rows", supervised.new_zeros(())).sum()
+    return torch.stack([count.float() for count in (items, tokens, sentences, cut)])
 
 
 def _loss_weights(batch: dict[str, Tensor]) -> Tensor | None:
@@ -118,7 +138,9 @@ def _loss_weights(batch: dict[str, Tensor]) -> Tensor | None:
     weights, samples = batch.pop("weights", None), batch.pop("sample_weights", None)
     if samples is None:
         return weights
-    each = samples[:, None].expand(batch["input_ids"].shape)
+    lengths = batch.get("row_lengths")
+    shape = batch["input_ids"].shape
+    each = samples[:, None].expand(shape) if lengths is None else samples.repeat_interleave(lengths)[None]
     return each if weights is None else weights * each
 
 
