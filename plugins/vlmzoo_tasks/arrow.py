@@ -1,5 +1,6 @@
 """Rows of Parquet and Arrow files, the form in which Hugging Face's data sets are kept."""
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -7,7 +8,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from vlmzoo_registry.errors import DataError
-from vlmzoo_registry.images import ImageFile, decode_image
+from vlmzoo_registry.images import ImageFile, ImageSource, decode_image
 from vlmzoo_registry.tasks import IMAGE, Dataset, Sample, Turn
 from vlmzoo_tasks.chat import MESSAGES, read_message
 from vlmzoo_tasks.config import ArrowConfig
@@ -31,7 +32,7 @@ class _Columns:
 
 
 @dataclass(frozen=True)
-class ArrowImage:
+class ArrowImage(ImageSource):
     """Opens an image that lies within a row; two of the same place are equal, two of the same bytes elsewhere are not."""
 
     shard: Path
@@ -43,6 +44,10 @@ class ArrowImage:
     def __call__(self) -> Image.Image:
         """The image, in RGB."""
         return decode_image(self.data, where=self.where)
+
+    def digest(self) -> str:
+        """That of its bytes."""
+        return hashlib.sha256(self.data).hexdigest()
 
 
 class ArrowDataset(Dataset):

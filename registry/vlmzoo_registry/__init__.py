@@ -30,7 +30,7 @@ from vlmzoo_registry.suggest import did_you_mean, nearest
 if TYPE_CHECKING:
     from vlmzoo_registry.connector import Connector, ConnectorContext, DecoderBlock, InstructedConnector, LayersConnector
     from vlmzoo_registry.embedding_scales import EmbeddingScales, measure_embedding_scales
-    from vlmzoo_registry.images import ImageFile
+    from vlmzoo_registry.images import ImageFile, ImageSource
     from vlmzoo_registry.inputs import check_pixels, check_tokens, check_views
     from vlmzoo_registry.language import LanguageModel
     from vlmzoo_registry.layout import Arrangement, ImageLayout, ImageSize, ImageText, LayoutContext
@@ -59,6 +59,7 @@ _LAZY = {
     "check_views": "inputs",
     "IMAGE": "tasks",
     "ImageFile": "images",
+    "ImageSource": "images",
     "Dataset": "tasks",
     "Metric": "tasks",
     "Objective": "tasks",
@@ -100,6 +101,7 @@ __all__ = [
     "ImageFile",
     "ImageLayout",
     "ImageSize",
+    "ImageSource",
     "ImageText",
     "ImageTransform",
     "InstructedConnector",

@@ -3,7 +3,9 @@
 Datasets and commands open images through this one door, so that a bad file is refused with the same words everywhere.
 """
 
+import hashlib
 import warnings
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -42,6 +44,11 @@ def open_image(path: Path, *, where: str, root: Path | None = None) -> Image.Ima
     Where a `root` is given, the file must lie under it once all links are followed. `where` (`file:line: field`) leads the
     message. Raises `DataError` where the file is missing, elsewhere, above `MAX_PIXELS`, of another format, or damaged.
     """
+    return _decoded(_real(path, where, root), f"{where}: `{path}`")
+
+
+def _real(path: Path, where: str, root: Path | None) -> Path:
+    """The file that a path leads to. Raises `DataError` where there is none, or it lies elsewhere."""
     try:
         real = path.resolve()
         inside = root is None or real.is_relative_to(root.resolve())
@@ -54,7 +61,7 @@ def open_image(path: Path, *, where: str, root: Path | None = None) -> Image.Ima
         )
     if not there:
         raise DataError(f"{where}: `{path}` is not a file: correct the path or the image folder")
-    return _decoded(real, f"{where}: `{path}`")
+    return real
 
 
 def decode_image(data: bytes, *, where: str) -> Image.Image:
@@ -62,8 +69,27 @@ def decode_image(data: bytes, *, where: str) -> Image.Image:
     return _decoded(BytesIO(data), f"{where}: the image")
 
 
+class ImageSource(ABC):
+    """Derive from this what opens an image of a `Sample`, where the image can be known without being decoded.
+
+    Features of a frozen encoder are then looked up by the digest alone; another callable is opened for it, and known by its
+    pixels.
+    """
+
+    @abstractmethod
+    def __call__(self) -> Image.Image:
+        """The image, decoded in full, in RGB. Raises `DataError` where it cannot be used."""
+
+    @abstractmethod
+    def digest(self) -> str:
+        """The SHA-256, in hexadecimal, of all the bytes that decide what the image is, as they are now.
+
+        Raises `DataError` where they cannot be read.
+        """
+
+
 @dataclass(frozen=True)
-class ImageFile:
+class ImageFile(ImageSource):
     """Opens an image when it is called, as `open_image` does: what a `Sample` holds.
 
     Two that open the same file are equal, whichever rows they belong to.
@@ -76,6 +102,14 @@ class ImageFile:
     def __call__(self) -> Image.Image:
         """The image, in RGB."""
         return open_image(self.path, where=self.where, root=self.root)
+
+    def digest(self) -> str:
+        """That of the file."""
+        try:
+            with _real(self.path, self.where, self.root).open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise DataError(f"{self.where}: `{self.path}` cannot be read ({error}): replace it, or drop the row") from error
 
 
 def _decoded(source: Path | BytesIO, named: str) -> Image.Image:

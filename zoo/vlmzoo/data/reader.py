@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -9,6 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from vlmzoo_registry import Arrangement, DataError, ImageLayout, ImageSize, ImageText, ImageTransform
+
+Opener = Callable[[], Image.Image]
+"""What opens an image of a sample when it is called."""
 
 
 def one_marker(arrangement: Arrangement) -> ImageText:
@@ -33,6 +38,26 @@ class ThumbnailText:
         return self.text
 
 
+class SampleImages(Protocol):
+    """What a collator asks about the images of samples: `ImageReader` answers with pixels, `FeatureReader` with features."""
+
+    @property
+    def text(self) -> Callable[[Arrangement], ImageText]:
+        """What stands for an image in the text."""
+
+    def slots(self, arrangement: Arrangement, /) -> list[int]:
+        """The runs of slots that stand for an image in the text."""
+
+    def once(self, image: Opener, /) -> Opener:
+        """The same image, which is opened or looked up at most once."""
+
+    def arrangement(self, image: Opener, source: str, /) -> Arrangement:
+        """How an image is cut. Raises `DataError` naming `source`."""
+
+    def read(self, rows: Sequence[Sequence[Opener]], sources: Sequence[str], /) -> dict[str, Tensor]:
+        """What a batch says of the images of its rows. Raises `DataError` naming the source of a row."""
+
+
 @dataclass(frozen=True)
 class ImageReader:
     """How a model reads images: its encoder's transform, its layout, and what stands for an image in its text.
@@ -44,7 +69,7 @@ class ImageReader:
     layout: ImageLayout
     text: Callable[[Arrangement], ImageText]
 
-    def arrangement(self, image: Callable[[], Image.Image], source: str) -> Arrangement:
+    def arrangement(self, image: Opener, source: str) -> Arrangement:
         """How an image is cut; it is opened only where that depends on its size.
 
         Raises `DataError` naming `source` for an image that the layout cannot cut.
@@ -57,9 +82,17 @@ class ImageReader:
         except DataError as error:
             raise DataError(f"{source}: {error.message}", error.reasons) from error
 
+    def once(self, image: Opener) -> Opener:
+        """The same image, which is opened at most once: its size is asked for before its pixels."""
+        return cache(image)
+
     def slots(self, arrangement: Arrangement) -> list[int]:
         """The runs of slots that stand for an image in the text."""
         return [piece for piece in self.text(arrangement) if isinstance(piece, int)]
+
+    def read(self, rows: Sequence[Sequence[Opener]], sources: Sequence[str]) -> dict[str, Tensor]:
+        """The images that these open, as `batch` has them."""
+        return self.batch([[load() for load in row] for row in rows], sources)
 
     def batch(self, rows: Sequence[Sequence[Image.Image]], sources: Sequence[str]) -> dict[str, Tensor]:
         """`pixel_values`, `image_mask` and, where images differ in it, `image_layout`; nothing where no row has an image.

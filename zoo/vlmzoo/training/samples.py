@@ -10,6 +10,7 @@ from itertools import accumulate
 from vlmzoo.assemble import make_template
 from vlmzoo.config import StageConfig
 from vlmzoo.data import Collator
+from vlmzoo.data.reader import SampleImages
 from vlmzoo.data.truncation import LengthRule
 from vlmzoo.model.vlm import VLM
 from vlmzoo.objectives import stage_objective
@@ -94,10 +95,11 @@ def stage_samples(stage: StageConfig, collate: Collator | None = None) -> Sample
     )
 
 
-def make_collator(model: VLM, stage: StageConfig, *, seed: int = 0) -> Collator:
+def make_collator(model: VLM, stage: StageConfig, *, seed: int = 0, images: SampleImages | None = None) -> Collator:
     """What turns the samples of a stage into batches for this model, to train on or to ask about.
 
-    `seed` and the stage's name are what the random draws of its objective are keyed by, besides the epoch and the sample.
+    `images` reads the images of samples; default: the model's processor, which makes pixels of them. `seed` and the stage's
+    name are what the random draws of its objective are keyed by, besides the epoch and the sample.
 
     Raises `AssemblyError` where the tokenizer lacks what the stage's template or objective writes, with every reason why the
     language model cannot be trained with the objective, and where rows may be longer than it has positions for.
@@ -116,7 +118,7 @@ def make_collator(model: VLM, stage: StageConfig, *, seed: int = 0) -> Collator:
         template=model.processor.template if stage.template is None else make_template(stage.template, tokenizer),
         tokenizer=tokenizer,
         image_token=model.processor.image_token,
-        images=model.processor.images,
+        images=model.processor.images if images is None else images,
         max_length=positions,
         length=LengthRule(most, cuts=stage.too_long == "cut"),
         instructions=model.processor.instructions,

@@ -1,0 +1,198 @@
+"""Before the first step of a stage: every image it will draw is encoded once, unless that was done before."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+from accelerate import Accelerator
+from jaxtyping import Float
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+
+from vlmzoo.data import BatchStream
+from vlmzoo.data.reader import ImageReader, Opener
+from vlmzoo.evaluation import Rows
+from vlmzoo.feature_cache.content import content
+from vlmzoo.feature_cache.key import feature_key, key_sha256
+from vlmzoo.feature_cache.reader import FeatureReader
+from vlmzoo.feature_cache.store import Features, FeatureStore
+from vlmzoo.model.vlm import VLM
+from vlmzoo.training.interruption import Interruption
+from vlmzoo_registry import AssemblyError, DataError
+from vlmzoo_registry.scan_cache import cache_folder
+
+SHARD_BYTES = 2**27
+"""Features come to about so many bytes per file: what an interruption loses at most."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """An image that has no features yet: what it is known by, what opens it, and the row it is first seen in."""
+
+    content: str
+    image: Opener
+    source: str
+
+
+def features_folder() -> Path:
+    """Where features are kept, a folder for each key: in `VLMZOO_CACHE`, or the user's cache folder of this system."""
+    return cache_folder() / "features"
+
+
+def prepare_features(
+    vlm: VLM,
+    samples: Rows,
+    drawn: Iterable[int],
+    *,
+    stage: str,
+    precision: Literal["float32", "bf16"],
+    batch_size: int,
+    accelerator: Accelerator,
+    console: Console | None,
+) -> FeatureReader:
+    """What reads the features of the images of these samples, once those that are not kept are computed, and written.
+
+    The encoder runs as in training: in evaluation mode, without gradients, in the stage's precision, `batch_size` images at a
+    time. The processes of one machine share the work. A signal ends it after the images that are under way, which are written.
+
+    Raises `AssemblyError` where the encoder trains, `DataError` naming an image that cannot be read, `ResourceError` where the
+    disk is full or the cache folder cannot be used.
+    """
+    if any(parameter.requires_grad for parameter in vlm.vision.parameters()):
+        raise AssemblyError(
+            f"stage `{stage}`: `cache_features` keeps what a frozen encoder makes of images, and this one trains: leave it out"
+        )
+    reader: ImageReader = vlm.processor.images
+    key = feature_key(vlm, precision)
+    store = FeatureStore(features_folder() / key_sha256(key)[:32], key)
+    own = sorted(set(drawn))[accelerator.local_process_index :: _processes_here(accelerator)]
+    found, wanted = _missing(samples, own, reader, store)
+    for reason in store.removed:
+        _say(console, f"Stage `{stage}`: {reason}; it is removed, and its images are encoded again.")
+    if wanted:
+        _encode_all(vlm, reader, store, wanted, stage=stage, precision=precision, batch_size=batch_size, console=console)
+    accelerator.wait_for_everyone()
+    store.refresh()
+    count, new = found + len(wanted), len(wanted)
+    _say(console, f"Stage `{stage}`: features of {count} images are read from {store.folder}, {new} were encoded now")
+    return FeatureReader(reader, store)
+
+
+def drawn_indexes(stream: BatchStream, steps: int) -> set[int]:
+    """Which samples the next steps draw; the stream stays where it is."""
+    ahead = deepcopy(stream)
+    return {draw.index for _ in range(steps) for piece in ahead.next_batch() for draw in piece}
+
+
+def encode_views(
+    vlm: VLM, views: Sequence[Float[Tensor, "V C _ _"]], precision: Literal["float32", "bf16"]
+) -> list[Float[Tensor, "V N D"]]:
+    """The tokens of the views of several images on the CPU; views of one size go through the encoder together."""
+    tokens: list[Tensor | None] = [None] * len(views)
+    for size in dict.fromkeys(image.shape[2:] for image in views):
+        these = [number for number, image in enumerate(views) if image.shape[2:] == size]
+        pixels = torch.cat([views[number] for number in these]).to(vlm.device)  # [views of this size, C, H, W]
+        with torch.no_grad(), torch.autocast(vlm.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            features = vlm.see(pixels).tokens.cpu()  # [views of this size, N, D]
+        for number, part in zip(these, features.split([len(views[number]) for number in these]), strict=True):
+            tokens[number] = part
+    return cast(list[Tensor], tokens)
+
+
+def _missing(samples: Rows, indexes: Sequence[int], reader: ImageReader, store: FeatureStore) -> tuple[int, list[Wanted]]:
+    """How many different images of these samples are kept, and those that are not."""
+    seen: set[str] = set()
+    found, wanted = 0, []
+    for index in indexes:
+        sample = samples[index]
+        for place, image in enumerate(sample.images):
+            known = content(image)
+            if known in seen:
+                continue
+            seen.add(known)
+            if _is_kept(known, reader, store):
+                found += 1
+            else:
+                wanted.append(Wanted(known, image, f"{sample.source}, image {place}"))
+    return found, wanted
+
+
+def _is_kept(known: str, reader: ImageReader, store: FeatureStore) -> bool:
+    """Whether there are features of an image as it is cut now."""
+    size = store.size(known)
+    try:
+        return size is not None and (known, reader.layout.fixed or reader.layout.arrangement(size)) in store
+    except DataError:  # this layout cannot cut it: the row is refused where it is read
+        return False
+
+
+def _encode_all(
+    vlm: VLM,
+    reader: ImageReader,
+    store: FeatureStore,
+    wanted: Sequence[Wanted],
+    *,
+    stage: str,
+    precision: Literal["float32", "bf16"],
+    batch_size: int,
+    console: Console | None,
+) -> None:
+    """Encode these images and write what comes out, shard by shard."""
+    pending: list[Features] = []
+    with Interruption() as interruption, _progress(console, stage, len(wanted)) as advance:
+        for start in range(0, len(wanted), batch_size):
+            images = wanted[start : start + batch_size]
+            pending += _encode(vlm, reader, images, precision)
+            held = sum(one.tokens.nbytes for one in pending)
+            if start == 0:  # images that are cut by their size differ: then it is an estimate, and each shard asks again
+                store.require_space(held * len(wanted) // len(images))
+            if interruption.number or held >= SHARD_BYTES:
+                store.write(pending)
+                pending = []
+            advance(len(images))
+            if interruption.number:
+                interruption.leave(interruption.number)
+        if pending:
+            store.write(pending)
+
+
+def _encode(vlm: VLM, reader: ImageReader, wanted: Sequence[Wanted], precision: Literal["float32", "bf16"]) -> list[Features]:
+    """The features of these images. Raises `DataError` naming one that cannot be read, or is another one meanwhile."""
+    opened = [one.image() for one in wanted]
+    for one in wanted:
+        if content(one.image) != one.content:
+            raise DataError(f"{one.source} changed while it was read: let it be, and start the same command again")
+    views = [torch.stack(reader.views(image, one.source)) for image, one in zip(opened, wanted, strict=True)]
+    features = []
+    for one, image, tokens in zip(wanted, opened, encode_views(vlm, views, precision), strict=True):
+        size = (image.height, image.width)
+        features.append(Features(one.content, size, reader.layout.fixed or reader.layout.arrangement(size), tokens))
+    return features
+
+
+def _processes_here(accelerator: Accelerator) -> int:
+    """How many processes of the run are on this machine; its disk may be no other's."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
+
+
+@contextmanager
+def _progress(console: Console | None, stage: str, count: int) -> Iterator[Callable[[int], None]]:
+    """What is called with the number of images that were encoded; shows a bar where there is a console."""
+    if console is None:
+        yield lambda images: None
+        return
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("images"), TimeElapsedColumn(), TextColumn("left"))
+    with Progress(TextColumn("{task.description}"), *columns, TimeRemainingColumn(), console=console) as bar:
+        task = bar.add_task(f"{stage}: encoding", total=count)
+        yield lambda images: bar.advance(task, images)
+
+
+def _say(console: Console | None, line: str) -> None:
+    if console is not None:
+        console.print(line, soft_wrap=True, highlight=False)
