@@ -20,7 +20,7 @@ from vlmzoo_registry.infilling import add_infilling_tokens
 from vlmzoo_registry.tasks import Reading
 from vlmzoo_transformers.config import CausalLMConfig
 from vlmzoo_transformers.logit_head import HeadPlan, find_head, plain_head
-from vlmzoo_transformers.pretrained import architecture, torch_dtype, written_out
+from vlmzoo_transformers.pretrained import architecture, resolve_text, torch_dtype
 from vlmzoo_transformers.resizing import resize_embeddings
 from vlmzoo_transformers.text_tokenizer import load_tokenizer
 from vlmzoo_transformers.trace import find_backbone, find_layers, find_list, on_meta, probe, record_calls, run_backbone
@@ -73,13 +73,12 @@ class TransformersCausalLM(LanguageModel):
     @classmethod
     def resolve(cls, config: CausalLMConfig) -> CausalLMConfig:
         """The same config with the architecture written out; reads `config.json`, offline."""
-        written = written_out(architecture(config, offline=True))
-        return config.model_copy(update={"model": None, "config": written, "tokenizer": config.tokenizer or config.model})
+        return resolve_text(config)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The model's own, the one named in the config, or one token per byte for a random architecture."""
-        tokenizer = load_tokenizer(self._config.tokenizer or self._config.model, self.embedding.weight.shape[0])
+        tokenizer = load_tokenizer(self._config, self.embedding.weight.shape[0])
         if self.span_table is not None:
             add_infilling_tokens(tokenizer)
         return tokenizer

@@ -17,7 +17,7 @@ from vlmzoo_registry import LanguageModel
 from vlmzoo_registry.tasks import Reading
 from vlmzoo_transformers.causal_lm import TransformersCausalLM
 from vlmzoo_transformers.config import CausalLMConfig, MaskedLMConfig
-from vlmzoo_transformers.pretrained import architecture, torch_dtype, written_out
+from vlmzoo_transformers.pretrained import architecture, resolve_text, torch_dtype
 from vlmzoo_transformers.sentence_head import SentenceHead, load_sentence_head
 
 
@@ -38,8 +38,7 @@ class TransformersMaskedLM(LanguageModel):
     @classmethod
     def resolve(cls, config: MaskedLMConfig) -> MaskedLMConfig:
         """The same config with the architecture written out; reads `config.json`, offline."""
-        written = written_out(architecture(config, offline=True))
-        return config.model_copy(update={"model": None, "config": written, "tokenizer": config.tokenizer or config.model})
+        return resolve_text(config)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:

@@ -1,15 +1,17 @@
 """Where transformers parts come from: a hub id, a folder, or an architecture written out."""
 
 import json
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 
 from vlmzoo_registry import ConfigError
-from vlmzoo_transformers.config import PretrainedConfig
+from vlmzoo_transformers.config import PretrainedConfig, TextConfig
 from vlmzoo_transformers.known import known_architecture
+
+TextOptions = TypeVar("TextOptions", bound=TextConfig)
 
 # Where a config was once read from, and by which version; not part of an architecture.
 _PROVENANCE = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "quantization_config")
@@ -57,6 +59,15 @@ def written_out(config: PreTrainedConfig) -> dict[str, Any]:
     # Through JSON, which is what a checkpoint keeps: some configs have numbers as keys.
     written: dict[str, Any] = json.loads(json.dumps({"model_type": config.model_type, **fields}))
     return written
+
+
+def resolve_text(config: TextOptions) -> TextOptions:
+    """The config of a language model with its architecture written out, and its tokenizer named; reads `config.json`, offline.
+
+    Raises as `architecture` does.
+    """
+    written = written_out(architecture(config, offline=True))
+    return config.model_copy(update={"model": None, "config": written, "tokenizer": config.tokenizer or config.model})
 
 
 def torch_dtype(name: str) -> torch.dtype:

@@ -17,7 +17,7 @@ from vlmzoo_registry import AssemblyError, ConfigError, DataError, LanguageModel
 from vlmzoo_transformers.config import Seq2SeqLMConfig
 from vlmzoo_transformers.logit_head import HeadPlan, find_head, plain_head
 from vlmzoo_transformers.prefix_cache import PrefixMemory, empty_decoder_cache, first_rows, put, take
-from vlmzoo_transformers.pretrained import architecture, torch_dtype, written_out
+from vlmzoo_transformers.pretrained import architecture, resolve_text, torch_dtype
 from vlmzoo_transformers.resizing import resize_embeddings
 from vlmzoo_transformers.text_tokenizer import load_tokenizer
 from vlmzoo_transformers.trace import find_layers, find_list, on_meta, probe, record_calls
@@ -64,13 +64,12 @@ class TransformersSeq2SeqLM(LanguageModel):
     @classmethod
     def resolve(cls, config: Seq2SeqLMConfig) -> Seq2SeqLMConfig:
         """The same config with the architecture written out; reads `config.json`, offline."""
-        written = written_out(architecture(config, offline=True))
-        return config.model_copy(update={"model": None, "config": written, "tokenizer": config.tokenizer or config.model})
+        return resolve_text(config)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The model's own, the one named in the config, or one token per byte for a random architecture."""
-        return load_tokenizer(self._config.tokenizer or self._config.model, self.embedding.weight.shape[0])
+        return load_tokenizer(self._config, self.embedding.weight.shape[0])
 
     @property
     def text_config(self) -> PreTrainedConfig:

@@ -4,13 +4,15 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from vlmzoo_registry import ConfigError
 from vlmzoo_registry.byte_tokenizer import BYTE_TOKENS, byte_tokenizer
+from vlmzoo_transformers.config import TextConfig
 
 
-def load_tokenizer(source: str | None, rows: int) -> PreTrainedTokenizerBase:
-    """The tokenizer of this id or folder; without one that of bytes, for an embedding of so many rows.
+def load_tokenizer(config: TextConfig, rows: int) -> PreTrainedTokenizerBase:
+    """The tokenizer that a config names, or its model's own; without either that of bytes, for an embedding of so many rows.
 
     Raises `ConfigError` where there are too few rows for bytes, or where the tokenizer knows no character offsets.
     """
+    source = config.tokenizer or config.model
     if source is None:
         if rows < BYTE_TOKENS:
             raise ConfigError(
