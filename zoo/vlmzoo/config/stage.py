@@ -172,6 +172,11 @@ class StageConfig(Section):
     precision: Literal["float32", "bf16"] = Field(
         default="float32", description="The type that forward and backward compute in."
     )
+    cache_features: bool = Field(
+        default=False,
+        description="Whether images are encoded once, before the first step, and their features read from the cache folder "
+        "in every epoch and every later run. Only where the vision part is frozen.",
+    )
     log_every: Positive = Field(default=10, description="Optimizer steps between two lines of the log.")
     save_every: Positive = Field(
         default=100, description="Optimizer steps between two points from which a killed run can go on."
@@ -198,4 +203,11 @@ class StageConfig(Section):
         batch_size, micro_batch = values.get("batch_size"), values.get("micro_batch")
         if isinstance(batch_size, int) and isinstance(micro_batch, int) and micro_batch > 0 and batch_size % micro_batch:
             found.append(("micro_batch", f"must divide `batch_size` (={batch_size}) without remainder (is {micro_batch})"))
+        if values.get("cache_features") is True and isinstance(train := values.get("train"), Mapping) and "vision" in train:
+            found.append(
+                (
+                    "cache_features",
+                    "keeps what a frozen encoder makes of images, and `train.vision` changes it: leave one of them out",
+                )
+            )
         return found
