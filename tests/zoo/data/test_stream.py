@@ -59,5 +59,5 @@ def test_refusals_say_both_numbers():
         SampleStream(0, 4, seed=0)
     with pytest.raises(ConfigError, match=r"`batch_size` \(=0\) must be at least 1"):
         SampleStream(4, 0, seed=0)
-    with pytest.raises(DataError, match="go on at sample 9 of epoch 2, but the data has 5 samples"):
+    with pytest.raises(DataError, match="go on at piece 9 of epoch 2, but the data makes 5 of them"):
         SampleStream(5, 2, seed=0, state=StreamState(2, 9))

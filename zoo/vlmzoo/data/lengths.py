@@ -1,0 +1,136 @@
+"""How long each sample of a stage is, before any of it is trained on: what orders that look at lengths are made from.
+
+No pixel is decoded for it: how an image is cut depends on its size alone, which stands at the head of its file.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from vlmzoo.data.collate import Collator
+from vlmzoo.durable import replace_file
+from vlmzoo_registry.errors import DataError
+from vlmzoo_registry.layout import ImageLayout
+from vlmzoo_registry.tasks import Sample
+
+LENGTHS = "lengths.json"
+"""The file beside a stage's checkpoint in which they are kept."""
+
+_SHOWN = 20
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """Samples by number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Sample by sample: the `tokens` of its row, image slots included, and the `images` that the encoder sees.
+
+    An image that a layout cuts counts as many times as it has views. An objective that does not keep the lengths of rows
+    (`Objective.keeps_length`) has those of the first epoch here.
+    """
+
+    tokens: tuple[int, ...]
+    images: tuple[int, ...]
+
+    def __len__(self) -> int:
+        """How many samples there are."""
+        return len(self.tokens)
+
+
+def sample_lengths(
+    rows: Rows,
+    collate: Collator,
+    layout: ImageLayout,
+    *,
+    kept: Path | None = None,
+    told: Any = None,
+    advance: Callable[[], None] | None = None,
+) -> Lengths:
+    """The lengths of all samples, as the collator will make rows of them; `layout` is what cuts their images.
+
+    `kept` is a file in which they are looked up and then kept. It is read only where every row, the tokenizer and what is
+    `told` (plain data that says what else the rows depend on: parts, template, objective) are as they were; what is in it
+    otherwise is written anew. `advance` is called once for each sample that is measured.
+
+    Raises `DataError` with the rows that cannot be used (the first 20).
+    """
+    key = None if kept is None else _key(rows, collate, told)
+    if kept is not None and (found := _read(kept, key)) is not None and len(found) == len(rows):
+        return found
+    tokens, images, reasons = [], [], []
+    for index in range(len(rows)):
+        try:
+            sample = rows[index]
+            tokens.append(len(collate.encode(sample).input_ids))
+            images.append(sum(layout.views(collate.images.arrangement(image, sample.source)) for image in sample.images))
+        except DataError as error:
+            reasons += [error.message, *error.reasons]
+            if len(reasons) >= _SHOWN:
+                break
+        if advance is not None:
+            advance()
+    if reasons:
+        raise DataError("rows cannot be measured (`vlmzoo labels RECIPE --check` lists all); they begin with:", reasons)
+    lengths = Lengths(tuple(tokens), tuple(images))
+    if kept is not None:
+        replace_file(kept, json.dumps({"key": key, "tokens": lengths.tokens, "images": lengths.images}))
+    return lengths
+
+
+def refuse_longer(lengths: Lengths, rows: Rows, *, max_tokens: int | None, max_images: int | None) -> None:
+    """Raise `DataError` naming the samples that are longer than a piece may be."""
+    reasons = [
+        f"{rows[index].source}: {count} {unit} are more than `batching.{option}` (={most}) allows one piece"
+        for option, most, counts, unit in (
+            ("max_tokens", max_tokens, lengths.tokens, "tokens"),
+            ("max_images", max_images, lengths.images, "images (views of them)"),
+        )
+        if most is not None
+        for index, count in enumerate(counts)
+        if count > most
+    ]
+    if reasons:
+        more = [f"and {len(reasons) - _SHOWN} more"] if len(reasons) > _SHOWN else []
+        raise DataError(
+            f"{len(reasons)} samples are longer than a piece may be: raise the budget to at least {max(lengths.tokens)} tokens "
+            f"and {max(lengths.images)} images, or shorten or drop these rows:",
+            [*reasons[:_SHOWN], *more],
+        )
+
+
+def _key(rows: Rows, collate: Collator, told: Any) -> str:
+    """A digest of all that rows are made from."""
+    said: list[Any] = [told, collate.tokenizer.backend_tokenizer.to_str(), collate.image_token.slots, collate.max_length]
+    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
+    for index in range(len(rows)):
+        row = rows[index]
+        turns = [[turn.role, turn.text] for turn in row.turns]
+        digest.update(json.dumps([row.id, turns, len(row.images), row.label]).encode())
+    return digest.hexdigest()
+
+
+def _read(path: Path, key: str | None) -> Lengths | None:
+    """What is kept under this key; None where there is nothing of it."""
+    try:
+        content = json.loads(path.read_bytes())
+        if content["key"] != key:
+            return None
+        return Lengths(_counts(content["tokens"]), _counts(content["images"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _counts(values: Sequence[Any]) -> tuple[int, ...]:
+    if not all(type(value) is int and value >= 0 for value in values):
+        raise ValueError("not counts")
+    return tuple(values)
