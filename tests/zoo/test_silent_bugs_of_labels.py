@@ -1,6 +1,7 @@
 """The silent bugs of the field that concern text, labels and loss, under their names: none is here, and each would be seen.
 
-Q01 is `data/test_every_template.py`. Every test holds a check to what vlmzoo makes, and the same check to a planted bug.
+Others stand in files of their own: Q01, those of rows that are cut, and those of images. Every test holds a check to what
+vlmzoo makes, and the same check to a planted bug.
 """
 
 from collections.abc import Callable
@@ -12,50 +13,22 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from silent_bugs import COLOURS, catches, collator, sample
 from small_models import TOY_LANGUAGE, section, shake
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from torch.nn import functional
 
 import vlmzoo
-from vlmzoo.config import load_choice
-from vlmzoo.data import Collator
 from vlmzoo.data.encode import IGNORE
 from vlmzoo.loss import masked_nll
 from vlmzoo.model.vlm import VLM
-from vlmzoo_registry import DataError, Objective, Sample, Template, Turn
-
-COLOURS = ("red", "green", "blue", "white")
+from vlmzoo_registry import DataError, Sample, Turn
 
 
 @pytest.fixture(scope="module")
 def model() -> VLM:
     return shake(vlmzoo.build(section(language=TOY_LANGUAGE)))
-
-
-def collator(model: VLM, objective: str = "instruct", template: str = "vicuna_v1") -> Collator:
-    tokenizer = model.processor.tokenizer
-    return Collator(
-        objective=load_choice("objective", {"name": objective}).make(Objective).bind(tokenizer),
-        template=load_choice("template", {"name": template}).make(Template).bind(tokenizer),
-        tokenizer=tokenizer,
-        image_token=model.processor.image_token,
-        images=model.processor.images,
-        max_length=5000,
-    )
-
-
-def sample(*answers: str, images: int = 1, name: str = "1") -> Sample:
-    asked = ["<image>" * images + "what?", *(f"and {number}?" for number in range(1, len(answers)))]
-    turns = [turn for pair in zip(asked, answers, strict=True) for turn in (Turn("user", pair[0]), Turn("assistant", pair[1]))]
-    opened = tuple(partial(Image.new, "RGB", (32, 32), COLOURS[number]) for number in range(images))
-    return Sample(name, tuple(turns), opened, f"rows.jsonl:{name}")
-
-
-def catches(check: Callable[..., None], *planted: Any) -> None:
-    """The check fails on the planted bug."""
-    with pytest.raises(AssertionError):
-        check(*planted)
 
 
 def test_q02_labels_mismatch_not_ignored(model):
