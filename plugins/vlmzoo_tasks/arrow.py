@@ -8,7 +8,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from vlmzoo_registry.errors import DataError
-from vlmzoo_registry.images import ImageFile, ImageSource, decode_image
+from vlmzoo_registry.images import ImageFile, ImageSource, decode_image, size_of_image
 from vlmzoo_registry.tasks import IMAGE, Dataset, Sample, Turn
 from vlmzoo_tasks.chat import MESSAGES, read_message
 from vlmzoo_tasks.config import ArrowConfig
@@ -44,6 +44,10 @@ class ArrowImage(ImageSource):
     def __call__(self) -> Image.Image:
         """The image, in RGB."""
         return decode_image(self.data, where=self.where)
+
+    def size(self) -> tuple[int, int]:
+        """Height and width, as they stand at the head of its bytes."""
+        return size_of_image(self.data, where=self.where)
 
     def digest(self) -> str:
         """That of its bytes."""

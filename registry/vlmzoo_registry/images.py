@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from vlmzoo_registry.errors import DataError
 
@@ -18,6 +19,7 @@ MAX_PIXELS = 64_000_000
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Formats that Pillow decodes by itself; others (EPS) would start foreign programs."""
 
+_ON_ITS_SIDE = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -64,6 +66,11 @@ def _real(path: Path, where: str, root: Path | None) -> Path:
     return real
 
 
+def size_of_image(data: bytes, *, where: str) -> tuple[int, int]:
+    """Height and width of what `decode_image` gives, read from the head of the image alone, with the same errors."""
+    return _size(BytesIO(data), f"{where}: the image")
+
+
 def decode_image(data: bytes, *, where: str) -> Image.Image:
     """The first frame of the image in `data`, as `open_image` gives that of a file, with the same errors."""
     return _decoded(BytesIO(data), f"{where}: the image")
@@ -87,6 +94,13 @@ class ImageSource(ABC):
         Raises `DataError` where they cannot be read.
         """
 
+    @abstractmethod
+    def size(self) -> tuple[int, int]:
+        """Height and width of the image that a call gives, without decoding its pixels.
+
+        Raises `DataError` where they cannot be read.
+        """
+
 
 @dataclass(frozen=True)
 class ImageFile(ImageSource):
@@ -103,6 +117,10 @@ class ImageFile(ImageSource):
         """The image, in RGB."""
         return open_image(self.path, where=self.where, root=self.root)
 
+    def size(self) -> tuple[int, int]:
+        """Height and width, as they stand at the head of the file."""
+        return _size(_real(self.path, self.where, self.root), f"{self.where}: `{self.path}`")
+
     def digest(self) -> str:
         """That of the file."""
         try:
@@ -112,8 +130,8 @@ class ImageFile(ImageSource):
             raise DataError(f"{self.where}: `{self.path}` cannot be read ({error}): replace it, or drop the row") from error
 
 
-def _decoded(source: Path | BytesIO, named: str) -> Image.Image:
-    """The image in a file or in bytes; `named` leads the messages of errors."""
+def _opened(source: Path | BytesIO, named: str) -> Image.Image:
+    """An image of which only the head is read; `named` leads the messages of errors."""
     try:
         with warnings.catch_warnings():
             # Pillow's own warning comes at another limit than ours, and later.
@@ -126,15 +144,35 @@ def _decoded(source: Path | BytesIO, named: str) -> Image.Image:
         raise DataError(f"{named} has more than the {MAX_PIXELS:,} pixels allowed: scale it down") from None
     except Exception as error:
         raise DataError(f"{named} cannot be opened ({type(error).__name__}: {error}): replace it, or drop the row") from error
-    with image:
-        pixels = image.width * image.height
-        if pixels > MAX_PIXELS:
-            raise DataError(
-                f"{named} has {image.width} x {image.height} = {pixels:,} pixels, "
-                f"more than the {MAX_PIXELS:,} allowed: scale it down"
-            )
+    pixels = image.width * image.height
+    if pixels > MAX_PIXELS:
+        image.close()
+        raise DataError(
+            f"{named} has {image.width} x {image.height} = {pixels:,} pixels, "
+            f"more than the {MAX_PIXELS:,} allowed: scale it down"
+        )
+    return image
+
+
+def _decoded(source: Path | BytesIO, named: str) -> Image.Image:
+    """The image in a file or in bytes; `named` leads the messages of errors."""
+    with _opened(source, named) as image:
         try:
             image.load()
             return to_rgb(ImageOps.exif_transpose(image))
         except Exception as error:  # decoders raise whatever they like on damaged bytes
             raise DataError(f"{named} is damaged ({type(error).__name__}: {error}): replace it, or drop the row") from error
+
+
+def _size(source: Path | BytesIO, named: str) -> tuple[int, int]:
+    """Height and width of what `_decoded` gives."""
+    with _opened(source, named) as image:
+        try:
+            # Pillow turns the size of a TIFF before its pixels, and for the data of a PNG it would decode these.
+            turned = (
+                not isinstance(image, TiffImageFile)
+                and Image.Image.getexif(image).get(ExifTags.Base.Orientation) in _ON_ITS_SIDE
+            )
+        except Exception as error:
+            raise DataError(f"{named} is damaged ({type(error).__name__}: {error}): replace it, or drop the row") from error
+        return (image.width, image.height) if turned else (image.height, image.width)

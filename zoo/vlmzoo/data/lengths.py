@@ -13,7 +13,6 @@ from typing import Any, Protocol, runtime_checkable
 from vlmzoo.data.collate import Collator
 from vlmzoo.durable import replace_file
 from vlmzoo_registry.errors import DataError
-from vlmzoo_registry.layout import ImageLayout
 from vlmzoo_registry.tasks import Sample
 
 LENGTHS = "lengths.json"
@@ -50,13 +49,12 @@ class Lengths:
 def sample_lengths(
     rows: Rows,
     collate: Collator,
-    layout: ImageLayout,
     *,
     kept: Path | None = None,
     told: Any = None,
     advance: Callable[[], None] | None = None,
 ) -> Lengths:
-    """The lengths of all samples, as the collator will make rows of them; `layout` is what cuts their images.
+    """The lengths of all samples, as the collator will make rows of them.
 
     `kept` is a file in which they are looked up and then kept. It is read only where every row, the tokenizer and what is
     `told` (plain data that says what else the rows depend on: parts, template, objective) are as they were; what is in it
@@ -72,7 +70,9 @@ def sample_lengths(
         try:
             sample = rows[index]
             tokens.append(len(collate.encode(sample).input_ids))
-            images.append(sum(layout.views(collate.images.arrangement(image, sample.source)) for image in sample.images))
+            images.append(
+                sum(collate.images.count(collate.images.arrangement(image, sample.source)) for image in sample.images)
+            )
         except DataError as error:
             reasons += [error.message, *error.reasons]
             if len(reasons) >= _SHOWN:

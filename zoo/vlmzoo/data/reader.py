@@ -3,14 +3,14 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
 
-from vlmzoo_registry import Arrangement, DataError, ImageLayout, ImageSize, ImageText, ImageTransform
+from vlmzoo_registry import Arrangement, DataError, ImageLayout, ImageSize, ImageSource, ImageText, ImageTransform
 
 Opener = Callable[[], Image.Image]
 """What opens an image of a sample when it is called."""
@@ -38,6 +38,7 @@ class ThumbnailText:
         return self.text
 
 
+@runtime_checkable
 class SampleImages(Protocol):
     """What a collator asks about the images of samples: `ImageReader` answers with pixels, `FeatureReader` with features."""
 
@@ -47,6 +48,9 @@ class SampleImages(Protocol):
 
     def slots(self, arrangement: Arrangement, /) -> list[int]:
         """The runs of slots that stand for an image in the text."""
+
+    def count(self, arrangement: Arrangement, /) -> int:
+        """How many views the encoder sees of an image."""
 
     def once(self, image: Opener, /) -> Opener:
         """The same image, which is opened or looked up at most once."""
@@ -70,15 +74,19 @@ class ImageReader:
     text: Callable[[Arrangement], ImageText]
 
     def arrangement(self, image: Opener, source: str) -> Arrangement:
-        """How an image is cut; it is opened only where that depends on its size.
+        """How an image is cut; where that depends on its size it is looked up, or opened where it does not say it.
 
         Raises `DataError` naming `source` for an image that the layout cannot cut.
         """
         if self.layout.fixed is not None:
             return self.layout.fixed
-        opened = image()
+        if isinstance(image, ImageSource):
+            size = image.size()
+        else:
+            opened = image()
+            size = (opened.height, opened.width)
         try:
-            return self.layout.arrangement((opened.height, opened.width))
+            return self.layout.arrangement(size)
         except DataError as error:
             raise DataError(f"{source}: {error.message}", error.reasons) from error
 
@@ -93,6 +101,10 @@ class ImageReader:
     def read(self, rows: Sequence[Sequence[Opener]], sources: Sequence[str]) -> dict[str, Tensor]:
         """The images that these open, as `batch` has them."""
         return self.batch([[load() for load in row] for row in rows], sources)
+
+    def count(self, arrangement: Arrangement) -> int:
+        """How many views the encoder sees of an image."""
+        return self.layout.views(arrangement)
 
     def batch(self, rows: Sequence[Sequence[Image.Image]], sources: Sequence[str]) -> dict[str, Tensor]:
         """`pixel_values`, `image_mask` and, where images differ in it, `image_layout`; nothing where no row has an image.

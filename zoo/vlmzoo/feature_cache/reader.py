@@ -36,6 +36,10 @@ class FeatureReader:
         """The runs of slots that stand for an image in the text."""
         return self.reader.slots(arrangement)
 
+    def count(self, arrangement: Arrangement) -> int:
+        """How many views the encoder sees of an image."""
+        return self.reader.count(arrangement)
+
     def arrangement(self, image: Opener, source: str) -> Arrangement:
         """How an image is cut. Raises `DataError` naming `source` for one that is not kept, or that cannot be cut."""
         if self.reader.layout.fixed is not None:
