@@ -145,7 +145,10 @@ def test_bad_rows_are_left_out_within_the_budget_and_logged(folder):
     header = read_log(result.checkpoint.parent).stage
     assert header["samples"] == 4
     assert {entry["row"] for entry in header["left_out"]} == {f"{folder}/rows.jsonl:{line}" for line in range(2, 2 + len(BAD))}
-    assert header["rules"] == ["tasks/llava: merge_by_image: 11 samples became 11 conversations"]
+    assert header["rules"] == [
+        "tasks/llava: merge_by_image: 11 samples became 11 conversations",
+        "tasks/llava: max_length: cut 0 of 11 rows, refused 1",
+    ]
     clean = train(recipe(folder, GOOD), output=folder / "clean")
     assert result.losses == clean.losses  # as if the bad rows had never been there
     shown = labels(config, samples=4)

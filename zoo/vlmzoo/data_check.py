@@ -12,14 +12,17 @@ from vlmzoo.config import DataChoice, Recipe, StageConfig, load_recipe
 from vlmzoo.data import Collator
 from vlmzoo.labels import chosen_stage
 from vlmzoo.training.samples import make_collator
-from vlmzoo.training.sources import open_source, row_faults
+from vlmzoo.training.sources import look_at, notes_of_length, open_source
 from vlmzoo.without_values import without_values
 from vlmzoo_registry import Catalogue, DataError, Fault
 
 
 @dataclass(frozen=True)
 class CheckedSource:
-    """A data set of a stage: how many samples it gives that can be used, how many rows cannot, why, and what rules did."""
+    """A data set of a stage: how many samples it gives that can be used, how many rows cannot, why, and notes.
+
+    `notes` say what rules did, and how many rows are too long.
+    """
 
     stage: str
     name: str
@@ -82,11 +85,17 @@ def _checked(choice: DataChoice, stage: StageConfig, collate: Collator, progress
     except DataError as error:
         fault = Fault(name, " ".join((error.message, *error.reasons)))
         return CheckedSource(stage.name, name, 0, 0, (fault,), ())
-    faults, bad = list(source.faults), source.bad_rows
+    looks = []
     task = progress.add_task(f"{stage.name}: {name}", total=len(source.rows))
     for index in range(len(source.rows)):
-        found = row_faults(source.rows, index, collate)
-        faults += found
-        bad += bool(found)
+        looks.append(look_at(source.rows, index, collate))
         progress.advance(task)
-    return CheckedSource(stage.name, name, len(source.rows) + source.bad_rows - bad, bad, tuple(faults), source.notes)
+    bad = sum(bool(look.faults) for look in looks)
+    return CheckedSource(
+        stage.name,
+        name,
+        samples=len(looks) - bad,
+        bad_rows=source.bad_rows + bad,
+        faults=(*source.faults, *(fault for look in looks for fault in look.faults)),
+        notes=(*source.notes, *notes_of_length(looks)),
+    )

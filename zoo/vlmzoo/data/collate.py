@@ -18,7 +18,7 @@ from vlmzoo.data.padding import pad_rows
 from vlmzoo.data.randomness import keyed_generator
 from vlmzoo.data.reader import ImageReader
 from vlmzoo.data.row_batch import prefix_length, rows_batch
-from vlmzoo.data.truncation import Fitted, LengthRule, cut_to
+from vlmzoo.data.truncation import Fitted, LengthRule, TooLongError, cut_to
 from vlmzoo_registry.errors import DataError
 from vlmzoo_registry.layout import ImageText
 from vlmzoo_registry.tasks import IMAGE, Objective, Sample, Template
@@ -132,7 +132,7 @@ class Collator:
                     if rule.cuts
                     else ": raise it, or shorten or drop the row, or let `too_long: cut` cut its text"
                 )
-                raise DataError(f"{self._too_long(whole.input_ids, sample, rule.most)}{what}")
+                raise TooLongError(f"{self._too_long(whole.input_ids, sample, rule.most)}{what}")
             fitted = cut
             row = self._corrupted(fitted)
         return replace(fitted, row=row)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from vlmzoo.data.encode import Encoded
+from vlmzoo_registry.errors import DataError
 from vlmzoo_registry.tasks import IMAGE, Sample
 from vlmzoo_registry.token_row import IGNORE, TokenRow
 
@@ -19,6 +20,10 @@ class LengthRule:
 
     most: int
     cuts: bool = False
+
+
+class TooLongError(DataError):
+    """A row has more tokens than it may have, and is not cut, or cannot be."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from vlmzoo.config import DataChoice, StageConfig
 from vlmzoo.data import Collator
+from vlmzoo.data.truncation import TooLongError
 from vlmzoo_registry import BadRowsError, DataError, Dataset, Fault, Sample
 
 
@@ -49,24 +50,40 @@ def open_source(choice: DataChoice) -> Source:
     return Source(choice.component.full_name, rows, faults, notes)
 
 
-def row_faults(rows: Dataset, index: int, collate: Collator) -> list[Fault]:
-    """What is wrong with a row when it is read, its images are opened and it is made tokens of; nothing where all is well."""
+@dataclass(frozen=True)
+class Look:
+    """What was seen of a row: what is wrong with it, whether it is too long to be used, whether training cuts it."""
+
+    faults: tuple[Fault, ...]
+    too_long: bool = False
+    cut: bool = False
+
+
+def look_at(rows: Dataset, index: int, collate: Collator) -> Look:
+    """What is seen of a row when it is read, its images are opened and it is made tokens of."""
     try:
         sample = rows[index]
     except DataError as error:
-        return [_fault(error, f"row {index}")]
+        return Look((_fault(error, f"row {index}"),))
     faults = []
     for opener in sample.images:
         try:
             opener()
         except DataError as error:
             faults.append(_fault(error, sample.source))
-    if not faults:  # a layout opens them again
-        try:
-            collate.encode(sample)
-        except DataError as error:
-            faults.append(_fault(error, sample.source))
-    return faults
+    if faults:
+        return Look(tuple(faults))
+    try:
+        fitted = collate.fit(sample)  # a layout opens the images again
+    except DataError as error:
+        return Look((_fault(error, sample.source),), too_long=isinstance(error, TooLongError))
+    return Look((), cut=fitted.cut)
+
+
+def notes_of_length(looks: Sequence[Look]) -> tuple[str, ...]:
+    """How many rows were too long, in a note like those of rules; none where no row was."""
+    cut, refused = sum(look.cut for look in looks), sum(look.too_long for look in looks)
+    return (f"max_length: cut {cut} of {len(looks)} rows, refused {refused}",) if cut or refused else ()
 
 
 def leave_out_bad_rows(sources: Sequence[Source], stage: StageConfig, collate: Collator | None) -> Iterator[Source]:
@@ -79,12 +96,13 @@ def leave_out_bad_rows(sources: Sequence[Source], stage: StageConfig, collate: C
     found: list[Fault] = [fault for source in sources for fault in source.faults]
     bad = sum(source.bad_rows for source in sources)
     for source in sources:
-        faults, kept = list(source.faults), []
+        faults, kept, looks = list(source.faults), [], []
         for index in range(len(source.rows)):
-            new = [] if collate is None else row_faults(source.rows, index, collate)
-            found += new
-            faults += new
-            if new:
+            look = Look(()) if collate is None else look_at(source.rows, index, collate)
+            looks.append(look)
+            found += look.faults
+            faults += look.faults
+            if look.faults:
                 bad += 1
             else:
                 kept.append(index)
@@ -97,7 +115,7 @@ def leave_out_bad_rows(sources: Sequence[Source], stage: StageConfig, collate: C
                 "mend them (`vlmzoo labels RECIPE --check` lists all), or raise `max_bad_rows`. They begin with:",
                 [str(fault) for fault in found[:20]],
             )
-        yield Source(source.name, Kept(source.rows, kept), tuple(faults), source.notes)
+        yield Source(source.name, Kept(source.rows, kept), tuple(faults), (*source.notes, *notes_of_length(looks)))
 
 
 def _fault(error: DataError, place: str) -> Fault:
