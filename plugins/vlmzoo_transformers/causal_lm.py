@@ -22,6 +22,7 @@ from vlmzoo_transformers.config import CausalLMConfig
 from vlmzoo_transformers.logit_head import HeadPlan, find_head, plain_head
 from vlmzoo_transformers.pretrained import architecture, resolve_text, torch_dtype
 from vlmzoo_transformers.resizing import resize_embeddings
+from vlmzoo_transformers.rows_attention import attend_row_by_row, in_evaluation, own_attention, row_tables
 from vlmzoo_transformers.text_tokenizer import load_tokenizer
 from vlmzoo_transformers.trace import find_backbone, find_layers, find_list, on_meta, probe, record_calls, run_backbone
 
@@ -154,7 +155,37 @@ class TransformersCausalLM(LanguageModel):
             found.add("segment_ids")
         if self.span_table is not None:
             found.add("span_positions")
+        if self._rows_apart:
+            found.add("row_lengths")
         return frozenset(found)
+
+    @cached_property
+    def _rows_apart(self) -> bool:
+        """Whether rows that stand one after the other stay strangers: tried, as no family says so of itself.
+
+        A recurrent layer, a convolution over positions, or positions counted from the start of the sequence would mix them.
+        """
+        try:
+            row_tables(self.text_config, [1], [0])
+        except ValueError:
+            return False
+        if on_meta(self.model):
+            return True  # tried when it is built
+        first, second, other = probe(self.model, 3), probe(self.model, 6)[:, 3:], probe(self.model, 9)[:, 6:]
+        lengths = torch.tensor([3, 3])
+        places = torch.arange(3, device=first.device)[None]
+        with torch.no_grad(), in_evaluation(self):
+            try:
+                alone = self.decode(second, position_ids=places)
+                behind = [
+                    self.decode(torch.cat([before, second], 1), position_ids=places.repeat(1, 2), row_lengths=lengths)[:, 3:]
+                    for before in (first, other)
+                ]
+            except Exception:  # whatever a family of transformers does with a table in the place of its mask
+                return False
+        # Rounding may differ: experts are multiplied with as many tokens as chose them. What leaks is as large as what is seen.
+        tolerance = torch.finfo(alone.dtype).eps ** 0.5
+        return all(torch.allclose(seen, alone, rtol=tolerance, atol=tolerance) for seen in behind)
 
     def resize(self, rows: int) -> None:
         """Add embedding rows, and head rows, as the mean of the old ones; a tied head stays tied."""
@@ -170,6 +201,7 @@ class TransformersCausalLM(LanguageModel):
         prefix_mask: Bool[Tensor, "B S"] | None = None,
         segment_ids: Int[Tensor, "B S"] | None = None,
         span_positions: Int[Tensor, "B S"] | None = None,
+        row_lengths: Int[Tensor, " R"] | None = None,
     ) -> Float[Tensor, "B S d"]:
         """Hidden states before the head. Families without position ids (ALiBi) take the positions from the mask.
 
@@ -187,11 +219,14 @@ class TransformersCausalLM(LanguageModel):
             position_ids = past + torch.arange(embeddings.shape[1], device=embeddings.device).expand(embeddings.shape[:2])
         if position_ids is not None and self._takes("position_ids"):
             options["position_ids"] = position_ids + self._first_position
+        mask: Any = attention_mask
+        if row_lengths is not None:
+            mask = self._rows(row_lengths, prefix_mask)
+        elif prefix_mask is not None:
+            mask = self._masks(embeddings, attention_mask, cache, prefix_mask)
         return self._backbone(
             inputs_embeds=embeddings,
-            attention_mask=attention_mask
-            if prefix_mask is None
-            else self._masks(embeddings, attention_mask, cache, prefix_mask),
+            attention_mask=mask,
             past_key_values=cache,
             use_cache=cache is not None,
             **options,
@@ -212,6 +247,23 @@ class TransformersCausalLM(LanguageModel):
             past_key_values=cache,
             block_sequence_ids=torch.where(prefix_mask, 0, -1),  # what is in block 0 sees all of it, -1 is causal
         )
+
+    def _rows(self, row_lengths: Int[Tensor, " R"], prefix_mask: Bool[Tensor, "B S"] | None) -> Any:
+        """What stands in the place of masks where rows stand one after the other."""
+        if not own_attention(self.model):
+            # Flash and flex attention tell rows apart by positions that begin again.
+            if prefix_mask is not None:
+                raise DataError(
+                    f"`attention: {self._config.attention}` sees no prefix in both directions where rows stand one after the "
+                    "other: let the stage pad its batches (`batching: {mode: padded}`)"
+                )
+            return None
+        attend_row_by_row(self.model)
+        lengths = row_lengths.tolist()
+        prefixes = [0] * len(lengths)
+        if prefix_mask is not None:
+            prefixes = [int(row.sum()) for row in prefix_mask[0].split(lengths)]
+        return row_tables(self.text_config, lengths, prefixes)
 
     def _prove_prefix(self) -> None:
         """Raises `ConfigError` unless a prefix is seen both ways: not every family takes finished masks."""

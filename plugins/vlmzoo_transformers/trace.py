@@ -128,10 +128,10 @@ def run_backbone(model: PreTrainedModel, backbone: nn.Module) -> tuple[Tensor, i
     return hidden, asked[0] if asked else 0
 
 
-def probe(model: PreTrainedModel) -> Tensor:
-    """Two random embeddings [1, 2, d], the same every time: zeros would hide a scale, and the global generator is not ours."""
+def probe(model: PreTrainedModel, tokens: int = 2) -> Tensor:
+    """Random embeddings [1, tokens, d], the same every time: zeros would hide a scale, and the global generator is not ours."""
     width = model.get_input_embeddings().weight.shape[1]
-    drawn = torch.randn(1, 2, width, generator=torch.Generator().manual_seed(0), device="cpu")
+    drawn = torch.randn(1, tokens, width, generator=torch.Generator().manual_seed(0), device="cpu")
     return drawn.to(device=model.device, dtype=model.dtype)
 
 

@@ -92,7 +92,9 @@ class LanguageModel(nn.Module, ABC):
 
         "full_prefix": the prefix may be a whole row, and the hidden states there can be predicted from (masked LM).
         "segment_ids" and "span_positions": `decode` takes Int[B, S] of that name, as `TokenRow` describes them.
-        "sentence_labels": there is a `sentence_head`.
+        "sentence_labels": there is a `sentence_head`. "row_lengths": `decode` takes Int[R] of that name, the lengths of rows
+        that stand one after the other in a single row [1, S] without padding, and no row sees another. Positions come with it,
+        which begin again in each row; a `prefix_mask` then marks the leading positions of each of them.
         """
         return frozenset()
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from vlmzoo_registry.token_row import TokenRow
 
-Reading = Literal["full_prefix", "segment_ids", "span_positions", "sentence_labels"]
+Reading = Literal["full_prefix", "segment_ids", "span_positions", "sentence_labels", "row_lengths"]
 """What an objective may ask of a language model beside ids and labels; see `LanguageModel.reads`."""
 
 IMAGE = "<image>"
@@ -188,6 +188,14 @@ class Objective(ABC):
     def needs(self) -> frozenset[Reading]:
         """What the language model must be able to read (or say) for this objective."""
         return frozenset()
+
+    @property
+    def keeps_length(self) -> bool:
+        """Whether `corrupt` leaves every row as long as it is, so that batches can be filled by lengths that are known before.
+
+        Default: yes.
+        """
+        return True
 
     def corrupt(self, row: "TokenRow", generator: "Generator") -> "TokenRow":
         """Change the tokens of a row, now that it has labels: those of what may be hidden. Default: the row as it is.

@@ -5,7 +5,6 @@ Used by training (with labels, padded on the right) and by evaluation (prompts a
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
 
 import torch
 from jaxtyping import Int
@@ -16,7 +15,7 @@ from vlmzoo.data.encode import Encoded, ImageToken, encode_prompt, encode_with_l
 from vlmzoo.data.instruction import instruction_batch
 from vlmzoo.data.padding import pad_rows
 from vlmzoo.data.randomness import keyed_generator
-from vlmzoo.data.reader import ImageReader
+from vlmzoo.data.reader import SampleImages
 from vlmzoo.data.row_batch import prefix_length, rows_batch
 from vlmzoo.data.truncation import Fitted, LengthRule, TooLongError, cut_to
 from vlmzoo_registry.errors import DataError
@@ -29,11 +28,14 @@ class Collator:
     """Turns samples into what a model's `forward` takes.
 
     `input_ids`, `attention_mask`: Int[B, S]; `labels`: Int[B, S], -100 where nothing is supervised, beside their own ids;
-    `pixel_values`: Float[B, V, 3, H, W] with zeros where a row has fewer views; `image_mask`: Bool[B, V]; both only where a
-    row has an image. `image_layout`: Int[B, I, 4], only where images are cut by their size. `instruction_ids`,
-    `instruction_mask`: Int[B, Q], only for a connector that reads them (`instructions` is its tokenizer). `weights`:
-    Float[B, S], only where a span has a weight other than 1; `sample_weights`: Float[B], only where a sample has. `cut_rows`:
-    Bool[B], only where a row was cut.
+    `pixel_values`: Float[B, V, 3, H, W] with zeros where a row has fewer views (or in their place `vision_features`:
+    Float[B, V, N, D], where `images` reads these); `image_mask`: Bool[B, V]; both only where a row has an image.
+    `image_layout`: Int[B, I, 4], only where images are cut by their size. `instruction_ids`, `instruction_mask`: Int[B, Q],
+    only for a connector that reads them (`instructions` is its tokenizer). `weights`: Float[B, S], only where a span has a
+    weight other than 1; `sample_weights`: Float[B], only where a sample has. `cut_rows`: Bool[B], only where a row was cut.
+
+    With `flatten` the rows to learn from stand one after the other without padding: what is [B, S] above is [1, S], and
+    `row_lengths`: Int[B] takes the place of `attention_mask`. What is learnt is the same, for a language model that reads it.
 
     `max_length` is what the language model has positions for, and no prompt may be longer; `length` is the rule of rows to
     learn from, which by default are refused above it.
@@ -50,11 +52,12 @@ class Collator:
         template: Template,
         tokenizer: PreTrainedTokenizerBase,
         image_token: ImageToken,
-        images: ImageReader,
+        images: SampleImages,
         max_length: int,
         length: LengthRule | None = None,
         instructions: PreTrainedTokenizerBase | None = None,
         key: tuple[int | str, ...] = (0,),
+        flatten: bool = False,
     ) -> None:
         self.objective = objective
         self.template = template
@@ -65,13 +68,14 @@ class Collator:
         self.length = length
         self.instructions = instructions
         self.key = key
+        self.flatten = flatten
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """A batch to train on. Raises `DataError` naming the row that cannot be used."""
-        samples = [_opened(sample) for sample in samples]
+        samples = [self._opened(sample) for sample in samples]
         fitted = [self.fit(sample) for sample in samples]
         samples = [each.sample for each in fitted]
-        batch = rows_batch([each.row for each in fitted], self.objective, filler=self._filler)
+        batch = rows_batch([each.row for each in fitted], self.objective, filler=self._filler, flatten=self.flatten)
         if any(each.cut for each in fitted):
             batch["cut_rows"] = torch.tensor([each.cut for each in fitted])
         if any(sample.weight != 1 for sample in samples):
@@ -80,7 +84,7 @@ class Collator:
 
     def prompts(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """A batch to generate from: each sample up to the assistant's last turn, without labels."""
-        samples = [_opened(sample) for sample in samples]
+        samples = [self._opened(sample) for sample in samples]
         rows = []
         for sample in samples:
             self._check(sample)
@@ -110,7 +114,7 @@ class Collator:
     def fit(self, sample: Sample) -> Fitted:
         """What is learnt of one sample in its epoch: all of it, or what is left where the rule of length cuts it.
 
-        Raises `DataError` naming it where it cannot be used.
+        Raises `DataError` naming it where it cannot be used, `TooLongError` where that is for its length.
         """
         self._check(sample)
         shown = self._shown(sample)
@@ -175,14 +179,12 @@ class Collator:
         """What stands under a mask of 0, and is never read; a tokenizer without a padding token needs none."""
         return 0 if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
 
+    def _opened(self, sample: Sample) -> Sample:
+        """The same sample, each of whose images is opened at most once."""
+        return replace(sample, images=tuple(self.images.once(image) for image in sample.images))
+
     def _images(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        rows = [[load() for load in sample.images] for sample in samples]
-        return self.images.batch(rows, [sample.source for sample in samples])
+        return self.images.read([sample.images for sample in samples], [sample.source for sample in samples])
 
     def _instructions(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         return {} if self.instructions is None else instruction_batch([sample.turns for sample in samples], self.instructions)
-
-
-def _opened(sample: Sample) -> Sample:
-    """The same sample, each of whose images is opened at most once: its size is asked for before its pixels."""
-    return replace(sample, images=tuple(cache(load) for load in sample.images))

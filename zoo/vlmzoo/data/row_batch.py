@@ -10,21 +10,28 @@ from vlmzoo_registry import DataError, Objective, TokenRow
 from vlmzoo_registry.token_row import IGNORE
 
 
-def rows_batch(rows: Sequence[TokenRow], objective: Objective, *, filler: int) -> dict[str, Tensor]:
+def rows_batch(rows: Sequence[TokenRow], objective: Objective, *, filler: int, flatten: bool = False) -> dict[str, Tensor]:
     """Rows padded on the right: `input_ids`, `attention_mask`, `labels` (or `targets`), and where they differ from the rest
     `weights`, `prefix_mask`, `position_ids`, `segment_ids`, `span_positions` [B, S], `sentence_labels` [B].
+
+    With `flatten` one row after the other in a single one [1, S]: then `row_lengths` [B] in the place of `attention_mask`.
     """
-    batch = {
-        "input_ids": pad_rows([row.input_ids for row in rows], filler, side="right"),
-        "attention_mask": pad_rows([torch.ones_like(row.input_ids) for row in rows], 0, side="right"),
-        "labels" if objective.shift else "targets": pad_rows([row.labels for row in rows], IGNORE, side="right"),
-    }
+
+    def together(values: Sequence[Tensor], fill: float) -> Tensor:
+        return torch.cat(list(values))[None] if flatten else pad_rows(values, fill, side="right")
+
+    batch = {"input_ids": together([row.input_ids for row in rows], filler)}
+    if flatten:
+        batch["row_lengths"] = torch.tensor([len(row.input_ids) for row in rows])
+    else:
+        batch["attention_mask"] = together([torch.ones_like(row.input_ids) for row in rows], 0)
+    batch["labels" if objective.shift else "targets"] = together([row.labels for row in rows], IGNORE)
     if any(row.weights is not None for row in rows):
         weights = [torch.ones(len(row.labels)) if row.weights is None else row.weights for row in rows]
-        batch["weights"] = pad_rows(weights, 1.0, side="right")
+        batch["weights"] = together(weights, 1.0)
     if objective.attention != "causal":
         seen = [torch.arange(len(row.labels)) < prefix_length(row, objective) for row in rows]
-        batch["prefix_mask"] = pad_rows(seen, False, side="right")
+        batch["prefix_mask"] = together(seen, False)
     channels = {
         "position_ids": [row.position_ids for row in rows],
         "segment_ids": [row.segment_ids for row in rows],
@@ -33,7 +40,7 @@ def rows_batch(rows: Sequence[TokenRow], objective: Objective, *, filler: int) -
     for name, values in channels.items():
         given = [value for value in values if value is not None]
         if len(given) == len(rows):
-            batch[name] = pad_rows(given, 0, side="right")
+            batch[name] = together(given, 0)
     if "sentence_labels" in objective.needs:
         batch["sentence_labels"] = torch.tensor([row.sentence_label for row in rows])
     return batch

@@ -6,6 +6,7 @@ connector and run from hooks on the decoder layers, so the language model's own 
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 
 from vlmzoo.model.configuration import VLMConfig
+from vlmzoo.model.rows import check_rows, split_rows, without_borders
 from vlmzoo.model.supervision import Supervision
 from vlmzoo.model.vision_cache import VisionMemory, visible_tokens
 from vlmzoo.model.vlm import VLM, SeenImage, VLMOutput
@@ -29,6 +31,14 @@ class Sight:
         self.sees_any = visible.any(dim=-1, keepdim=True)  # [B, S, 1]
 
 
+@dataclass(frozen=True)
+class RowSights:
+    """What the blocks see in rows that stand one after the other: the tokens of each row, and its own sight or None."""
+
+    lengths: Sequence[int]
+    rows: Sequence[Sight | None]
+
+
 class CrossAttentionVLM(VLM):
     """A model whose decoder attends to image tokens through extra blocks."""
 
@@ -41,7 +51,7 @@ class CrossAttentionVLM(VLM):
         layout: ImageLayout,
     ) -> None:
         super().__init__(config, vision, connector, language, layout)
-        self._sight: Sight | None = None
+        self._sight: Sight | RowSights | None = None
         layers = language.decoder_layers
         self._no_split_modules = sorted({type(module).__name__ for module in (*layers, *self.blocks)})
         for index, (block, at) in enumerate(zip(self.blocks, self.layers.placement, strict=True)):
@@ -66,14 +76,16 @@ class CrossAttentionVLM(VLM):
         attention_mask: Int[Tensor, "B T"] | None = None,
         position_ids: Int[Tensor, "B S"] | None = None,
         past_key_values: Cache | None = None,
-        pixel_values: Float[Tensor, "B V C H W"] | None = None,
-        image_mask: Bool[Tensor, "B V"] | None = None,
-        image_layout: Int[Tensor, "B I 4"] | None = None,
-        instruction_ids: Int[Tensor, "B Q"] | None = None,
-        instruction_mask: Int[Tensor, "B Q"] | None = None,
+        pixel_values: Float[Tensor, "R V C H W"] | None = None,
+        vision_features: Float[Tensor, "R V N D"] | None = None,
+        image_mask: Bool[Tensor, "R V"] | None = None,
+        image_layout: Int[Tensor, "R I 4"] | None = None,
+        instruction_ids: Int[Tensor, "R Q"] | None = None,
+        instruction_mask: Int[Tensor, "R Q"] | None = None,
         prefix_mask: Bool[Tensor, "B S"] | None = None,
         segment_ids: Int[Tensor, "B S"] | None = None,
         span_positions: Int[Tensor, "B S"] | None = None,
+        row_lengths: Int[Tensor, " R"] | None = None,
         labels: Int[Tensor, "B S"] | None = None,
         targets: Int[Tensor, "B S"] | None = None,
         sentence_labels: Int[Tensor, " B"] | None = None,
@@ -88,6 +100,11 @@ class CrossAttentionVLM(VLM):
     ) -> VLMOutput:
         cache = DynamicCache(config=self.config.get_text_config()) if use_cache and past_key_values is None else past_key_values
         reads_prompt = cache is None or cache.get_seq_length() == 0
+        if row_lengths is not None:
+            images = next((len(given) for given in (pixel_values, vision_features) if given is not None), None)
+            refused = {"attention_mask": attention_mask, "past_key_values": cache, "sentence_labels": sentence_labels}
+            check_rows(row_lengths, input_ids, images, refused)
+            labels = None if labels is None else without_borders(labels, row_lengths)
         slots = input_ids == self.config.image_token_id  # [B, S]
         supervision = Supervision(
             labels=labels,
@@ -100,32 +117,40 @@ class CrossAttentionVLM(VLM):
             z_loss=z_loss,
         )
 
-        self.refuse_unread(pixel_values, image_mask, image_layout, instruction_ids, instruction_mask)
+        self.refuse_unread(pixel_values, vision_features, image_mask, image_layout, instruction_ids, instruction_mask)
         embeddings = self.language.embedding(input_ids)  # [B, S, d]
+        seen: Sequence[Sequence[SeenImage]] = []
         memory = VisionMemory.recall(cache)
-        if pixel_values is not None:
+        if pixel_values is not None or vision_features is not None:
             if memory is not None:
                 # They would take the place of the earlier ones, which the text goes on to speak about.
                 raise DataError(
-                    f"`pixel_values` came with a cache that holds {memory.images} images per row already: pass the whole "
+                    f"images came with a cache that holds {memory.images} images per row already: pass the whole "
                     "conversation with all its images and no cache"
                 )
-            seen = self.encode_images(pixel_values, image_mask, image_layout, instruction_ids, instruction_mask)
-            embeddings = self.place(embeddings, slots, seen)  # [B, S, d]
-            memory = self.remember(seen)
+            seen = self.encode_images(
+                pixel_values, image_mask, image_layout, instruction_ids, instruction_mask, vision_features=vision_features
+            )
+            embeddings = self.place(embeddings, slots, seen, row_lengths)  # [B, S, d]
+            if row_lengths is None:
+                memory = self.remember(seen)
         elif reads_prompt:
-            self.place(embeddings, slots, [[]] * len(slots))
+            self.place(embeddings, slots, [[]] * len(split_rows(slots, row_lengths)), row_lengths)
         markers = self.markers(slots)  # [B, S], one per image
-        sight = None if memory is None else self.look(memory, markers)
+        sight: Sight | RowSights | None = None if memory is None else self.look(memory, markers)
+        if row_lengths is not None:
+            sight = self.look_in_rows(seen, split_rows(slots, row_lengths))
 
         reading = (
-            self.reading(input_ids, attention_mask, labels, prefix_mask, segment_ids, span_positions) if reads_prompt else {}
+            self.reading(input_ids, attention_mask, labels, prefix_mask, segment_ids, span_positions, row_lengths)
+            if reads_prompt
+            else {}
         )
         with self.seeing(sight):
             hidden = self.language.decode(  # [B, S, d]
                 embeddings,
                 attention_mask=attention_mask,
-                position_ids=self.positions(attention_mask, position_ids, input_ids.shape[1]),
+                position_ids=self.positions(attention_mask, position_ids, input_ids, row_lengths),
                 cache=cache,
                 **reading,
             )
@@ -136,15 +161,20 @@ class CrossAttentionVLM(VLM):
     # ---- what stands in the text ------------------------------------------------------------------------------------
 
     def place(
-        self, embeddings: Float[Tensor, "B S d"], slots: Bool[Tensor, "B S"], seen: Sequence[Sequence[SeenImage]]
+        self,
+        embeddings: Float[Tensor, "B S d"],
+        slots: Bool[Tensor, "B S"],
+        seen: Sequence[Sequence[SeenImage]],
+        row_lengths: Int[Tensor, " R"] | None,
     ) -> Float[Tensor, "B S d"]:
         """What the decoder reads: here the text as it is, in which one marker says where an image stands.
 
         Raises `DataError` where a row has more or fewer markers than images.
         """
+        found = torch.stack([row.sum() for row in split_rows(slots, row_lengths)]).tolist()
         reasons = [
             f"row {row}: {marker} image markers in `input_ids`, but {len(images)} images"
-            for row, (marker, images) in enumerate(zip(slots.sum(dim=1).tolist(), seen, strict=True))
+            for row, (marker, images) in enumerate(zip(found, seen, strict=True))
             if marker != len(images)
         ]
         if reasons:
@@ -184,8 +214,18 @@ class CrossAttentionVLM(VLM):
         visible = visible_tokens(markers, memory.seen, memory.owner, last_only=self.layers.attend == "last")
         return Sight(memory, visible)  # [B, S, L]
 
+    def look_in_rows(self, seen: Sequence[Sequence[SeenImage]], rows: Sequence[Bool[Tensor, "1 _"]]) -> "RowSights | None":
+        """The same for rows that stand one after the other: each sees what it sees alone; None where none has an image."""
+        memories = [self.remember([images]) for images in seen]
+        if not any(memories):
+            return None
+        sights = [
+            None if memory is None else self.look(memory, self.markers(row)) for memory, row in zip(memories, rows, strict=True)
+        ]
+        return RowSights([row.shape[1] for row in rows], sights)
+
     @contextmanager
-    def seeing(self, sight: Sight | None) -> Iterator[None]:
+    def seeing(self, sight: "Sight | RowSights | None") -> Iterator[None]:
         """Let the blocks see this while the decoder runs; None skips them, which is the text-only model bit for bit."""
         before, self._sight = self._sight, sight
         try:
@@ -196,6 +236,14 @@ class CrossAttentionVLM(VLM):
     def attend(self, index: int, block: DecoderBlock, hidden: Float[Tensor, "B S d"]) -> Float[Tensor, "B S d"]:
         """Run one block on the hidden states between two decoder layers."""
         sight = self._sight
+        if isinstance(sight, RowSights):
+            rows = zip(hidden.split(sight.lengths, dim=1), sight.rows, strict=True)
+            return torch.cat([self._through(index, block, row, seen) for row, seen in rows], dim=1)
+        return self._through(index, block, hidden, sight)
+
+    def _through(
+        self, index: int, block: DecoderBlock, hidden: Float[Tensor, "B S d"], sight: Sight | None
+    ) -> Float[Tensor, "B S d"]:
         if sight is None:
             return hidden
         keys, values = sight.memory.keys_values[index]

@@ -7,10 +7,11 @@ gives keys and values to the blocks in the decoder.
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vlmzoo.model.cross_attention import CrossAttentionVLM
+from vlmzoo.model.rows import split_rows
 from vlmzoo.model.unified import UnifiedVLM, place
 from vlmzoo.model.vlm import SeenImage
 from vlmzoo_registry import PluginError
@@ -23,10 +24,14 @@ class HybridVLM(CrossAttentionVLM):
     """
 
     def place(  # noqa: D102 - the base class has it
-        self, embeddings: Float[Tensor, "B S d"], slots: Bool[Tensor, "B S"], seen: Sequence[Sequence[SeenImage]]
+        self,
+        embeddings: Float[Tensor, "B S d"],
+        slots: Bool[Tensor, "B S"],
+        seen: Sequence[Sequence[SeenImage]],
+        row_lengths: Int[Tensor, " R"] | None,
     ) -> Float[Tensor, "B S d"]:
         placed = [[image.views.tokens[self.thumbnail(image)] for image in row] for row in seen]  # [N, d] each
-        UnifiedVLM.check_slots(slots, placed)
+        UnifiedVLM.check_slots(split_rows(slots, row_lengths), placed)
         return place(embeddings, slots, placed)
 
     def markers(self, slots: Bool[Tensor, "B S"]) -> Bool[Tensor, "B S"]:  # noqa: D102 - the base class has it

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import Cache, DynamicCache
 
+from vlmzoo.model.rows import check_rows, split_rows, without_borders
 from vlmzoo.model.supervision import Supervision
 from vlmzoo.model.vlm import VLM, VLMOutput
 from vlmzoo_registry import DataError
@@ -21,14 +22,16 @@ class UnifiedVLM(VLM):
         attention_mask: Int[Tensor, "B T"] | None = None,
         position_ids: Int[Tensor, "B S"] | None = None,
         past_key_values: Cache | None = None,
-        pixel_values: Float[Tensor, "B V C H W"] | None = None,
-        image_mask: Bool[Tensor, "B V"] | None = None,
-        image_layout: Int[Tensor, "B I 4"] | None = None,
-        instruction_ids: Int[Tensor, "B Q"] | None = None,
-        instruction_mask: Int[Tensor, "B Q"] | None = None,
+        pixel_values: Float[Tensor, "R V C H W"] | None = None,
+        vision_features: Float[Tensor, "R V N D"] | None = None,
+        image_mask: Bool[Tensor, "R V"] | None = None,
+        image_layout: Int[Tensor, "R I 4"] | None = None,
+        instruction_ids: Int[Tensor, "R Q"] | None = None,
+        instruction_mask: Int[Tensor, "R Q"] | None = None,
         prefix_mask: Bool[Tensor, "B S"] | None = None,
         segment_ids: Int[Tensor, "B S"] | None = None,
         span_positions: Int[Tensor, "B S"] | None = None,
+        row_lengths: Int[Tensor, " R"] | None = None,
         labels: Int[Tensor, "B S"] | None = None,
         targets: Int[Tensor, "B S"] | None = None,
         sentence_labels: Int[Tensor, " B"] | None = None,
@@ -43,6 +46,11 @@ class UnifiedVLM(VLM):
     ) -> VLMOutput:
         cache = DynamicCache(config=self.config.get_text_config()) if use_cache and past_key_values is None else past_key_values
         reads_prompt = cache is None or cache.get_seq_length() == 0
+        if row_lengths is not None:
+            images = next((len(given) for given in (pixel_values, vision_features) if given is not None), None)
+            refused = {"attention_mask": attention_mask, "past_key_values": cache, "sentence_labels": sentence_labels}
+            check_rows(row_lengths, input_ids, images, refused)
+            labels = None if labels is None else without_borders(labels, row_lengths)
         slots = input_ids == self.config.image_token_id  # [B, S]
         supervision = Supervision(
             labels=labels,
@@ -55,34 +63,39 @@ class UnifiedVLM(VLM):
             z_loss=z_loss,
         )
 
-        self.refuse_unread(pixel_values, image_mask, image_layout, instruction_ids, instruction_mask)
+        self.refuse_unread(pixel_values, vision_features, image_mask, image_layout, instruction_ids, instruction_mask)
         embeddings = self.language.embedding(input_ids)  # [B, S, d]
-        if pixel_values is not None:
-            seen = self.encode_images(pixel_values, image_mask, image_layout, instruction_ids, instruction_mask)
+        if pixel_values is not None or vision_features is not None:
+            seen = self.encode_images(
+                pixel_values, image_mask, image_layout, instruction_ids, instruction_mask, vision_features=vision_features
+            )
             placed = [[self.layout(image.views, image.arrangement) for image in row] for row in seen]  # [M, d] each
-            self.check_slots(slots, placed)
+            self.check_slots(split_rows(slots, row_lengths), placed)
             embeddings = place(embeddings, slots, placed)  # [B, S, d]
         elif reads_prompt:
-            self.check_slots(slots, [[]] * len(slots))
+            rows = split_rows(slots, row_lengths)
+            self.check_slots(rows, [[]] * len(rows))
         reading = (
-            self.reading(input_ids, attention_mask, labels, prefix_mask, segment_ids, span_positions) if reads_prompt else {}
+            self.reading(input_ids, attention_mask, labels, prefix_mask, segment_ids, span_positions, row_lengths)
+            if reads_prompt
+            else {}
         )
         hidden = self.language.decode(  # [B, S, d]
             embeddings,
             attention_mask=attention_mask,
-            position_ids=self.positions(attention_mask, position_ids, input_ids.shape[1]),
+            position_ids=self.positions(attention_mask, position_ids, input_ids, row_lengths),
             cache=cache,
             **reading,
         )
         return self.finish(hidden, cache, attention_mask, supervision, logits_to_keep)
 
     @staticmethod
-    def check_slots(slots: Bool[Tensor, "B S"], placed: Sequence[Sequence[Float[Tensor, "_ d"]]]) -> None:
+    def check_slots(rows: Sequence[Bool[Tensor, "1 _"]], placed: Sequence[Sequence[Float[Tensor, "_ d"]]]) -> None:
         """Refuse a batch in which any row has more or fewer placeholders than its images have tokens.
 
         A count over the whole batch would let the surplus of one row fill the lack of another.
         """
-        have = slots.sum(dim=1).tolist()
+        have = torch.stack([row.sum() for row in rows]).tolist()
         reasons = [
             f"row {row}: {slot} image slots in `input_ids`, but {_counted([len(image) for image in images])} features"
             for row, (slot, images) in enumerate(zip(have, placed, strict=True))

@@ -2,7 +2,7 @@
 
 Letters: B batch, I images per row at most, V views per row at most (one per image unless a layout cuts it), n images in the
 batch, N vision tokens, D vision width, M tokens per image where it meets the text, d language width, S text length, T length
-with the cache, K positions with logits, Q length of the instruction.
+with the cache, K positions with logits, Q length of the instruction, R rows: B, or those that stand one after the other in one.
 """
 
 from abc import abstractmethod
@@ -24,6 +24,7 @@ from vlmzoo.adapters import Adapter
 from vlmzoo.data.reader import unpack_arrangements
 from vlmzoo.manifest import ComponentRecord
 from vlmzoo.model.configuration import VLMConfig
+from vlmzoo.model.rows import row_positions
 from vlmzoo.model.shapes import shapes_at
 from vlmzoo.model.supervision import Supervision
 from vlmzoo_registry import (
@@ -170,14 +171,16 @@ class VLM(PreTrainedModel, GenerationMixin):
         attention_mask: Int[Tensor, "B T"] | None = None,
         position_ids: Int[Tensor, "B S"] | None = None,
         past_key_values: Cache | None = None,
-        pixel_values: Float[Tensor, "B V C H W"] | None = None,
-        image_mask: Bool[Tensor, "B V"] | None = None,
-        image_layout: Int[Tensor, "B I 4"] | None = None,
-        instruction_ids: Int[Tensor, "B Q"] | None = None,
-        instruction_mask: Int[Tensor, "B Q"] | None = None,
+        pixel_values: Float[Tensor, "R V C H W"] | None = None,
+        vision_features: Float[Tensor, "R V N D"] | None = None,
+        image_mask: Bool[Tensor, "R V"] | None = None,
+        image_layout: Int[Tensor, "R I 4"] | None = None,
+        instruction_ids: Int[Tensor, "R Q"] | None = None,
+        instruction_mask: Int[Tensor, "R Q"] | None = None,
         prefix_mask: Bool[Tensor, "B S"] | None = None,
         segment_ids: Int[Tensor, "B S"] | None = None,
         span_positions: Int[Tensor, "B S"] | None = None,
+        row_lengths: Int[Tensor, " R"] | None = None,
         labels: Int[Tensor, "B S"] | None = None,
         targets: Int[Tensor, "B S"] | None = None,
         sentence_labels: Int[Tensor, " B"] | None = None,
@@ -198,6 +201,8 @@ class VLM(PreTrainedModel, GenerationMixin):
             position_ids: default: counted from the attention mask, so that padding does not move them.
             past_key_values: the cache; updated in place.
             pixel_values: the views of each row's images, in the order of its placeholders, padded to the same number and size.
+            vision_features: instead of pixels, what the vision encoder has made of these views, padded to the same number of
+                views and tokens.
             image_mask: which of them are there; default: all.
             image_layout: how each image was cut (`Arrangement`), where that depends on the image.
             instruction_ids: what the user says before the first answer, for a connector that reads it.
@@ -206,6 +211,9 @@ class VLM(PreTrainedModel, GenerationMixin):
                 all before the answer for a model that always needs them.
             segment_ids: which of two texts a token belongs to, for a language model that reads it.
             span_positions: where a token stands in a span that is filled in, for a language model that reads it.
+            row_lengths: the lengths of R rows that stand one after the other in `input_ids` [1, S] without padding, for a
+                language model that keeps them apart. Each is what it is alone: nothing of a row reaches another. What is said
+                of tokens is then [1, S] too, and what is said of rows (images, instructions) has R rows.
             labels: targets aligned with `input_ids` (the loss shifts); -100 is not supervised.
             targets: instead of labels, what each position itself predicts (masked LM); -100 is not supervised.
             sentence_labels: what the sentence head says of each row; its loss is added.
@@ -239,6 +247,7 @@ class VLM(PreTrainedModel, GenerationMixin):
     def refuse_unread(
         self,
         pixel_values: Float[Tensor, "B V C H W"] | None,
+        vision_features: Float[Tensor, "B V N D"] | None,
         image_mask: Bool[Tensor, "B V"] | None,
         image_layout: Int[Tensor, "B I 4"] | None,
         instruction_ids: Int[Tensor, "B Q"] | None,
@@ -249,7 +258,9 @@ class VLM(PreTrainedModel, GenerationMixin):
         Raises `DataError` with all of it. A connector that reads instructions may get those of rows without images.
         """
         reasons = []
-        if pixel_values is None:
+        if pixel_values is not None and vision_features is not None:
+            reasons.append("`pixel_values` and `vision_features` were given: pass one of them, they are the same images")
+        if pixel_values is None and vision_features is None:
             of_images = {"image_mask": image_mask, "image_layout": image_layout}
             reasons += [
                 f"`{name}` was given without `pixel_values`: pass the images too, or leave it out"
@@ -268,40 +279,52 @@ class VLM(PreTrainedModel, GenerationMixin):
 
     def encode_images(
         self,
-        pixel_values: Float[Tensor, "B V C H W"],
+        pixel_values: Float[Tensor, "B V C H W"] | None,
         image_mask: Bool[Tensor, "B V"] | None = None,
         image_layout: Int[Tensor, "B I 4"] | None = None,
         instruction_ids: Int[Tensor, "B Q"] | None = None,
         instruction_mask: Int[Tensor, "B Q"] | None = None,
+        *,
+        vision_features: Float[Tensor, "B V N D"] | None = None,
     ) -> list[list[SeenImage]]:
         """Encode and connect the images of a batch; returns those of each row.
 
-        Views of one size go through encoder and connectors together. A frozen encoder runs without gradients.
+        Views of one size go through encoder and connectors together. A frozen encoder runs without gradients; where its
+        features are given instead of pixels it does not run at all.
 
-        Raises `DataError` naming the rows where views and images do not match.
+        Raises `DataError` naming the rows where views and images do not match, and for features that are not this encoder's.
         """
-        if pixel_values.ndim != 5:
+        given = pixel_values if vision_features is None else vision_features
+        assert given is not None, "`forward` asks for images where there are some"
+        if pixel_values is not None and pixel_values.ndim != 5:
             raise DataError(
                 f"`pixel_values` has {pixel_values.ndim} axes {tuple(pixel_values.shape)}; it must be [rows, images per row, "
                 "3, height, width], as `model.processor` makes it"
             )
         if image_mask is None:
-            image_mask = torch.ones(pixel_values.shape[:2], dtype=torch.bool, device=pixel_values.device)
+            image_mask = torch.ones(given.shape[:2], dtype=torch.bool, device=given.device)
         images = self.arrangements(image_mask, image_layout)
         sizes = [self.layout.view_size(cut) for row in images for cut in row for _ in range(self.layout.views(cut))]
-        pixels = pixel_values[image_mask]  # [views in the batch, C, H, W]
+        if vision_features is not None:
+            self._check_features(vision_features, sizes)
+        given = given[image_mask]  # [views in the batch, C, H, W], or [views in the batch, N, D]
         rows = image_mask.nonzero()[:, 0]  # the row of each view
         views: list[VisionFeatures | None] = [None] * len(sizes)
         for size in dict.fromkeys(sizes):
             these = [index for index, other in enumerate(sizes) if other == size]
-            index = torch.tensor(these, device=pixels.device)
+            index = torch.tensor(these, device=given.device)
             told = {}
             if instruction_ids is not None and instruction_mask is not None:
                 told = {
                     name: tensor[rows[index]]
                     for name, tensor in (("instruction_ids", instruction_ids), ("instruction_mask", instruction_mask))
                 }
-            features = self.encode_views(pixels[index, :, : size[0], : size[1]], **told)  # [views of this size, N, D]
+            if vision_features is None:
+                features = self.see(given[index, :, : size[0], : size[1]])  # [views of this size, N, D]
+            else:
+                shape = self.shapes_at(size)[0]
+                features = VisionFeatures(given[index, : shape.count], grid=shape.grid, prefix=shape.prefix)
+            features = self.connect(features, size, **told)  # [views of this size, M, d]
             for place, number in enumerate(these):
                 views[number] = replace(features, tokens=features.tokens[place : place + 1])
         left = iter(cast(list[VisionFeatures], views))
@@ -314,12 +337,25 @@ class VLM(PreTrainedModel, GenerationMixin):
         instruction_mask: Int[Tensor, "n Q"] | None = None,
     ) -> VisionFeatures:
         """Encode and connect views of one size: [n, M, d], each checked against what was declared."""
-        shapes = self.shapes_at((pixels.shape[2], pixels.shape[3]))
+        return self.connect(self.see(pixels), (pixels.shape[2], pixels.shape[3]), instruction_ids, instruction_mask)
+
+    def see(self, pixels: Float[Tensor, "n C H W"]) -> VisionFeatures:
+        """Encode views of one size: [n, N, D]; without gradients where the encoder is frozen."""
         vision_trains = any(parameter.requires_grad for parameter in self.vision.parameters())
         with nullcontext() if vision_trains else torch.no_grad():
-            features = self.vision(pixels)  # [n, N, D]
-        self._check_shape("vision encoder", features, shapes[0])
-        for connector, shape in zip(self.sequence_connectors, shapes[1:], strict=True):
+            features: VisionFeatures = self.vision(pixels)  # [n, N, D]
+        self._check_shape("vision encoder", features, self.shapes_at((pixels.shape[2], pixels.shape[3]))[0])
+        return features
+
+    def connect(
+        self,
+        features: VisionFeatures,
+        size: ImageSize,
+        instruction_ids: Int[Tensor, "n Q"] | None = None,
+        instruction_mask: Int[Tensor, "n Q"] | None = None,
+    ) -> VisionFeatures:
+        """From what the encoder makes of views of this size to the tokens behind the connectors: [n, M, d]."""
+        for connector, shape in zip(self.sequence_connectors, self.shapes_at(size)[1:], strict=True):
             if isinstance(connector, InstructedConnector):
                 if instruction_ids is None or instruction_mask is None:
                     raise DataError(
@@ -357,6 +393,21 @@ class VLM(PreTrainedModel, GenerationMixin):
             raise DataError("views and images do not match (`model.processor` makes both)", reasons)
         return images
 
+    def _check_features(self, features: Float[Tensor, "B V N D"], sizes: Sequence[ImageSize]) -> None:
+        """Refuse features that are not those of this encoder, and any where it trains: it would not learn from them."""
+        if self.vision.training and any(parameter.requires_grad for parameter in self.vision.parameters()):
+            raise DataError(
+                "`vision_features` were given, but the vision encoder trains, and they cannot change with it: pass pixels"
+            )
+        shapes = [self.shapes_at(size)[0] for size in dict.fromkeys(sizes)]
+        count = max((shape.count for shape in shapes), default=features.shape[2])
+        width = self.shapes_at(self.vision.transform.size)[0].width
+        if (features.shape[2], features.shape[3]) != (count, width):
+            raise DataError(
+                f"`vision_features` has {features.shape[2]} tokens of width {features.shape[3]} per view, but the vision "
+                f"encoder makes {count} of width {width} of such views: these are not its features"
+            )
+
     @staticmethod
     def _check_shape(name: str, features: VisionFeatures, declared: FeatureShape) -> None:
         if features.shape != declared:
@@ -366,13 +417,18 @@ class VLM(PreTrainedModel, GenerationMixin):
 
     @staticmethod
     def positions(
-        attention_mask: Int[Tensor, "B T"] | None, position_ids: Int[Tensor, "B S"] | None, length: int
+        attention_mask: Int[Tensor, "B T"] | None,
+        position_ids: Int[Tensor, "B S"] | None,
+        input_ids: Int[Tensor, "B S"],
+        row_lengths: Int[Tensor, " R"] | None,
     ) -> Int[Tensor, "B S"] | None:
-        """Positions counted from the mask, so that a row means the same whatever the padding and its side."""
+        """Positions counted in each row, from the mask, so that a row means the same whatever stands beside it."""
+        if position_ids is None and row_lengths is not None:
+            return row_positions(row_lengths, input_ids.device)
         # Generation with a compiled cache passes finished masks; it passes the positions too.
         if position_ids is not None or not isinstance(attention_mask, Tensor) or attention_mask.ndim != 2:
             return position_ids
-        return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, -length:]
+        return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
 
     def prefix(
         self,
@@ -420,12 +476,13 @@ class VLM(PreTrainedModel, GenerationMixin):
         prefix_mask: Bool[Tensor, "B S"] | None,
         segment_ids: Int[Tensor, "B S"] | None,
         span_positions: Int[Tensor, "B S"] | None,
+        row_lengths: Int[Tensor, " R"] | None,
     ) -> dict[str, Tensor]:
         """What `decode` is told where the text begins, besides its mask and positions: see `prefix`, and what was given.
 
         Raises `DataError` for what the language model does not read.
         """
-        channels = {"segment_ids": segment_ids, "span_positions": span_positions}
+        channels = {"segment_ids": segment_ids, "span_positions": span_positions, "row_lengths": row_lengths}
         given = {name: tensor for name, tensor in channels.items() if tensor is not None}
         strange = sorted(given.keys() - self.language.reads)
         if strange:
@@ -462,7 +519,9 @@ class VLM(PreTrainedModel, GenerationMixin):
             # Without a cache every step reads the prompt again, and what has been said since is no part of it.
             said = inputs["input_ids"].shape[1] - prefix.shape[1]
             inputs["prefix_mask"] = nn.functional.pad(prefix, (0, said))
-        if inputs.get("pixel_values") is None and not is_first_iteration:
+        if not is_first_iteration and kwargs.get("use_cache", True):
+            inputs.pop("vision_features", None)  # as transformers does with `pixel_values`
+        if inputs.get("pixel_values") is None and inputs.get("vision_features") is None and not is_first_iteration:
             for name in ("image_mask", "image_layout", "instruction_ids", "instruction_mask"):
                 inputs.pop(name, None)
         return inputs
