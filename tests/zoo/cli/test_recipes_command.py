@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from vlmzoo.cli.recipes import tokens_in_words
+from vlmzoo.cli.recipes import column_widths, cut, shown_parts, tokens_in_words
 from vlmzoo.config.about import rounds_to
 from vlmzoo.config.load import load_about
 from vlmzoo.config.shipped import shipped_recipes
@@ -18,15 +18,39 @@ def words(text):
 def test_the_table_and_json_tell_the_same(vlmzoo):
     rows = json.loads(vlmzoo("recipes", "--json").stdout)
     assert [row["name"] for row in rows] == list(shipped_recipes())
-    text = words(vlmzoo("recipes", COLUMNS="2000").stdout)
+    text = vlmzoo("recipes", COLUMNS="").stdout  # to another program, uncut
     for row in rows:
-        line = ", ".join(filter(None, [row["title"], tokens_in_words(row["published"])]))
-        assert words(f"{row['name']} {line} {' · '.join(row['sources'])}") in text
-        for said in row["unverified"]:
-            assert words(f"unverified: {said}") in text
-        for said in row["differs"]:
-            assert words(f"differs: {said}") in text
-    assert f"{len(rows)} recipes." in text
+        (line,) = (line for line in text.splitlines() if line.startswith(row["name"] + " "))
+        tokens = tokens_in_words(row["published"]).removesuffix(" tokens per image").replace(" to ", "-")
+        _, encoders, language = shown_parts(shipped_recipes()[row["name"]])
+        assert words(line) == words(" ".join([row["name"], tokens, encoders, language, row["title"]]))
+    assert f"{len(rows)} recipes;" in text
+
+
+@pytest.mark.parametrize("columns", [80, 100, 160])
+def test_a_recipe_is_one_line_that_fits(vlmzoo, columns):
+    text = vlmzoo("recipes", COLUMNS=str(columns)).stdout
+    lines = [line for line in text.splitlines() if line.partition(" ")[0] in shipped_recipes()]
+    assert sorted(line.partition(" ")[0] for line in lines) == sorted(shipped_recipes())
+    assert max(map(len, text.splitlines())) <= columns
+    assert "…" in text
+    titles = [load_about(file).title for file in shipped_recipes().values()]
+    assert any(title in text for title in titles if " " in title) == (columns > 80)
+    headings = [line.partition(":")[0] for line in text.splitlines() if line.endswith(")") and ": " in line]
+    assert headings == ["unified", "cross_attention", "hybrid"]
+    assert "nvlm-h-72b" in text.partition("\nhybrid")[2]
+
+
+def test_columns_share_the_room_there_is():
+    natural = [24, 9, 47, 32, 55]
+    assert column_widths(natural, None) == natural
+    assert column_widths(natural, 200) == natural
+    assert column_widths(natural, 80) == [24, 9, 20, 21, 0]
+    for width in range(80, 180):
+        widths = column_widths(natural, width)
+        assert widths[:2] == natural[:2]
+        assert sum(widths) + 2 * (sum(room > 0 for room in widths) - 1) <= width
+    assert (cut("four", 4), cut("fours", 4), cut("any", 0)) == ("four", "fou…", "")
 
 
 def test_one_recipe_is_printed_as_it_is_written(vlmzoo):
@@ -73,7 +97,7 @@ def test_what_is_wrong_with_what_a_recipe_says_is_said_all_at_once(tmp_path):
     with pytest.raises(ConfigError) as caught:
         load_about(file)
     assert [reason.removeprefix(f"{file}:") for reason in caught.value.reasons] == [
-        "2:10: about.title: must be a text (is 7)",
+        "2:10: about.title: must be a text (is 7); put it in quotes to make it a text",
         "3:3: about.source: unknown key; did you mean `sources`? (what a recipe is about knows: title, sources, published, "
         "differs, unverified)",
         "5:19: about.published.image_tokens: has `336-336`: write sizes as width x height in pixels, such as `672x1008: 2144`",

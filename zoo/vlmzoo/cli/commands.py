@@ -12,7 +12,7 @@ COMMANDS = {
     "show": LazyCommand("vlmzoo.cli.show:show", PARTS, "One part: what it is, and its options."),
     "doctor": LazyCommand("vlmzoo.cli.doctor:doctor", PARTS, "Every plugin: well, or what is wrong and what helps."),
     "check": LazyCommand("vlmzoo.cli.check:check", PARTS, "Prove a part: the conformance kit on one component."),
-    "recipes": LazyCommand("vlmzoo.cli.recipes:recipes", MODELS, "The recipes that come with it, with their sources."),
+    "recipes": LazyCommand("vlmzoo.cli.recipes:recipes", MODELS, "The recipes that come with it, and of what they are made."),
     "plan": LazyCommand("vlmzoo.cli.plan:plan", MODELS, "Check a recipe before anything is downloaded or trained."),
     "labels": LazyCommand("vlmzoo.cli.labels:labels", MODELS, "Which tokens a recipe learns, in colour, for real samples."),
     "schema": LazyCommand("vlmzoo.cli.schema:schema", MODELS, "The JSON schema of recipes, for editors."),

@@ -29,7 +29,7 @@ def list_components(
     for heading, group in groupby(rows, key=lambda row: row["kind"]):
         table = Table.grid(padding=(0, 2, 0, 0))
         table.add_column(width=width, no_wrap=True)
-        table.add_column()
+        table.add_column(overflow="fold")  # an address is worth nothing in part
         for row in group:
             table.add_row(Text(row["name"], "bold"), Text(row["summary"]))
             table.add_row("", Text(source(row), "dim"))

@@ -41,13 +41,17 @@ def plan(
     span = str(counts[0]) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
     out.print(Text(f"{result.architecture}, {span} tokens per image", "bold"), end="")
     out.print(f", {WHERE[result.architecture]}")
+    steps = Table.grid(padding=(0, 1, 0, 0))
     for number, step in enumerate(result.steps):
-        out.print(f"  {'-> ' if number else '   '}{step}")
+        steps.add_row("  ->" if number else "    ", Text(step))
+    out.print(steps)
     if result.sizes:
+        out.print()
         table = _table("image", "views", "tokens", "in the text")
         for size in result.sizes:
             table.add_row(size.image, str(size.views), f"{size.image_tokens:,}", f"{size.text_slots:,}")
         out.print(table)
+    out.print()
     table = _table("part", "component", "parameters", "weights")
     for part in result.parts:
         table.add_row(part.part, part.component.replace(" + ", "\n+ "), f"{part.parameters:,}", _size(part.weight_bytes))
@@ -57,6 +61,7 @@ def plan(
         table = _table("part", "trains", "parameters", "training adds", title=f"Stage `{stage.name}`")
         for row in stage.parts:
             table.add_row(row.part, row.trains, f"{row.trained:,}", _size(row.training_bytes))
+        out.print()
         out.print(table)
         total = weights + sum(row.training_bytes for row in stage.parts)
         out.print(f"Memory for weights, gradients and AdamW: {_size(total)}.")
@@ -64,10 +69,11 @@ def plan(
         out.print(
             f"Activations come on top: very roughly {_size(stage.activation_bytes)} for {samples} of one image and "
             f"{TEXT_TOKENS} tokens of text, without recomputation.",
-            soft_wrap=True,
         )
+    if result.notes:
+        out.print()
     for note in result.notes:
-        out.print(f"Note: {note}.", soft_wrap=True)
+        out.print(f"Note: {note}.")
 
 
 def _table(*columns: str, title: str | None = None) -> Table:
@@ -79,4 +85,4 @@ def _table(*columns: str, title: str | None = None) -> Table:
 
 
 def _size(count: int) -> str:
-    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+    return f"{count / 2**30:,.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
