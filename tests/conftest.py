@@ -19,6 +19,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 SHAPED = [
     "vlmzoo.data",
+    "vlmzoo.feature_cache",
     "vlmzoo.loss",
     "vlmzoo._loss_head",
     "vlmzoo._loss_terms",

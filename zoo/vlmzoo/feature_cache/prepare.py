@@ -1,6 +1,5 @@
 """Before the first step of a stage: every image it will draw is encoded once, unless that was done before."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -9,7 +8,6 @@ from pathlib import Path
 from typing import Literal, cast
 
 import torch
-from accelerate import Accelerator
 from jaxtyping import Float
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -17,13 +15,13 @@ from torch import Tensor
 
 from vlmzoo.data import BatchStream
 from vlmzoo.data.reader import ImageReader, Opener
-from vlmzoo.evaluation import Rows
 from vlmzoo.feature_cache.content import content
 from vlmzoo.feature_cache.key import feature_key, key_sha256
 from vlmzoo.feature_cache.reader import FeatureReader
 from vlmzoo.feature_cache.store import Features, FeatureStore
 from vlmzoo.model.vlm import VLM
 from vlmzoo.training.interruption import Interruption
+from vlmzoo.training.samples import Samples
 from vlmzoo_registry import AssemblyError, DataError
 from vlmzoo_registry.scan_cache import cache_folder
 
@@ -47,19 +45,22 @@ def features_folder() -> Path:
 
 def prepare_features(
     vlm: VLM,
-    samples: Rows,
+    samples: Samples,
     drawn: Iterable[int],
     *,
     stage: str,
     precision: Literal["float32", "bf16"],
     batch_size: int,
-    accelerator: Accelerator,
+    share: tuple[int, int],
+    wait: Callable[[], None],
     console: Console | None,
 ) -> FeatureReader:
     """What reads the features of the images of these samples, once those that are not kept are computed, and written.
 
     The encoder runs as in training: in evaluation mode, without gradients, in the stage's precision, `batch_size` images at a
-    time. The processes of one machine share the work. A signal ends it after the images that are under way, which are written.
+    time. A signal ends it after the images that are under way, which are written.
+
+    `share` is which one this is of how many processes that do the work together; `wait` returns when all have called it.
 
     Raises `AssemblyError` where the encoder trains, `DataError` naming an image that cannot be read, `ResourceError` where the
     disk is full or the cache folder cannot be used.
@@ -71,13 +72,14 @@ def prepare_features(
     reader: ImageReader = vlm.processor.images
     key = feature_key(vlm, precision)
     store = FeatureStore(features_folder() / key_sha256(key)[:32], key)
-    own = sorted(set(drawn))[accelerator.local_process_index :: _processes_here(accelerator)]
+    rank, ranks = share
+    own = sorted(set(drawn))[rank::ranks]
     found, wanted = _missing(samples, own, reader, store)
     for reason in store.removed:
         _say(console, f"Stage `{stage}`: {reason}; it is removed, and its images are encoded again.")
     if wanted:
         _encode_all(vlm, reader, store, wanted, stage=stage, precision=precision, batch_size=batch_size, console=console)
-    accelerator.wait_for_everyone()
+    wait()
     store.refresh()
     count, new = found + len(wanted), len(wanted)
     _say(console, f"Stage `{stage}`: features of {count} images are read from {store.folder}, {new} were encoded now")
@@ -91,8 +93,8 @@ def drawn_indexes(stream: BatchStream, steps: int) -> set[int]:
 
 
 def encode_views(
-    vlm: VLM, views: Sequence[Float[Tensor, "V C _ _"]], precision: Literal["float32", "bf16"]
-) -> list[Float[Tensor, "V N D"]]:
+    vlm: VLM, views: Sequence[Float[Tensor, "_ C _ _"]], precision: Literal["float32", "bf16"]
+) -> list[Float[Tensor, "_ _ D"]]:
     """The tokens of the views of several images on the CPU; views of one size go through the encoder together."""
     tokens: list[Tensor | None] = [None] * len(views)
     for size in dict.fromkeys(image.shape[2:] for image in views):
@@ -105,7 +107,7 @@ def encode_views(
     return cast(list[Tensor], tokens)
 
 
-def _missing(samples: Rows, indexes: Sequence[int], reader: ImageReader, store: FeatureStore) -> tuple[int, list[Wanted]]:
+def _missing(samples: Samples, indexes: Sequence[int], reader: ImageReader, store: FeatureStore) -> tuple[int, list[Wanted]]:
     """How many different images of these samples are kept, and those that are not."""
     seen: set[str] = set()
     found, wanted = 0, []
@@ -174,11 +176,6 @@ def _encode(vlm: VLM, reader: ImageReader, wanted: Sequence[Wanted], precision: 
         size = (image.height, image.width)
         features.append(Features(one.content, size, reader.layout.fixed or reader.layout.arrangement(size), tokens))
     return features
-
-
-def _processes_here(accelerator: Accelerator) -> int:
-    """How many processes of the run are on this machine; its disk may be no other's."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
 
 
 @contextmanager

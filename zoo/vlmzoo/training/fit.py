@@ -27,7 +27,7 @@ from vlmzoo.training.loader import StepLoader
 from vlmzoo.training.memory import explained_shortage, peak_memory
 from vlmzoo.training.optimization import make_optimizer, optimizer_tensors, restore_optimizer, set_rates
 from vlmzoo.training.plot import write_loss_plot
-from vlmzoo.training.processes import agreed
+from vlmzoo.training.processes import agreed, share_here
 from vlmzoo.training.progress import StepProgress, component_names, parts_rows, parts_table
 from vlmzoo.training.run_folder import CHECKPOINT, RESUME, recipe_digest
 from vlmzoo.training.samples import Samples, make_collator
@@ -141,7 +141,8 @@ def fit(
             stage=stage.name,
             precision=stage.precision,
             batch_size=stage.micro_batch,
-            accelerator=accelerator,
+            share=share_here(accelerator),
+            wait=accelerator.wait_for_everyone,
             console=shown,
         )
     loader = StepLoader(

@@ -25,6 +25,11 @@ def join_processes() -> Accelerator:
     return accelerator
 
 
+def share_here(accelerator: Accelerator) -> tuple[int, int]:
+    """Which one this is of the processes on this machine, and how many these are: they share its disk, others may not."""
+    return accelerator.local_process_index, int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
+
+
 def agreed(accelerator: Accelerator, number: int) -> int:
     """The largest of the numbers that the processes bring: what one of them noticed, all of them act upon."""
     if accelerator.num_processes == 1:
