@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, cast
 
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -135,8 +135,8 @@ def _itself(image: Image.Image) -> Image.Image:
 
 def _readable(image: Image.Image, source: str) -> Image.Image:
     try:
-        return to_rgb(image)
-    except (OSError, ValueError) as error:  # cut off, or of a mode without a known scale
+        return to_rgb(ImageOps.exif_transpose(image))  # upright, as images of training are
+    except Exception as error:  # cut off, of a mode without a known scale; decoders raise whatever they like
         raise DataError(f"{source} cannot be read: {error}") from error
 
 
