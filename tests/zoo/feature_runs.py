@@ -101,6 +101,7 @@ def prepared(plan: dict[str, Any], model: VLM | None = None, *, rank: int = 0, r
         stage=stage.name,
         precision=stage.precision,
         batch_size=stage.micro_batch,
+        threads=stage.workers,
         share=(rank, ranks),
         wait=lambda: None,
         console=None,

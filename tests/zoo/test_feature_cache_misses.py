@@ -15,8 +15,9 @@ import torch
 from feature_runs import built, counted_views, mixed_recipe, prepared, shards, write_mixed_rows
 from safetensors import safe_open
 from safetensors.torch import save_file
-from small_models import picture, section
+from small_models import LLAMA, causal_lm, picture, section
 
+import vlmzoo
 from vlmzoo.feature_cache import key as keys
 from vlmzoo.feature_cache import prepare
 from vlmzoo.feature_cache.key import feature_key, key_sha256
@@ -92,6 +93,7 @@ def test_other_connectors_and_another_language_model_are_no_miss(rows: Path) -> 
     assert encoded(plan, model) == 0
 
 
+BASE = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "interpolation": "bicubic", "resize": "squash"}
 OTHERS: dict[str, dict[str, Any]] = {
     "mean": {"mean": [0.4, 0.5, 0.5]},
     "std": {"std": [0.5, 0.5, 0.4]},
@@ -105,15 +107,14 @@ OTHERS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", OTHERS)
-def test_another_option_of_the_encoder(name: str, rows: Path) -> None:
+def test_another_option_of_the_encoder(rows: Path) -> None:
     def key(**options: Any) -> str:
         plan = mixed_recipe(rows, section(vision={"name": "transformers/vision", "config": CLIP, **options}))
         return key_sha256(feature_key(built(plan), "float32"))
 
-    base = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "interpolation": "bicubic", "resize": "squash"}
-    assert key(**base) == key(**base)
-    assert key(**base) != key(**base | OTHERS[name])
+    keys_of_all = {"none": key(**BASE), **{name: key(**BASE | options) for name, options in OTHERS.items()}}
+    assert len(set(keys_of_all.values())) == len(keys_of_all)
+    assert key(**BASE) == keys_of_all["none"]
 
 
 @pytest.mark.parametrize(
@@ -314,6 +315,25 @@ def test_a_folder_of_another_key(text: str, rows: Path) -> None:
     assert str(caught.value).endswith(f"): remove `{folder}`, and it is made anew")
 
 
+def test_features_of_packed_rows(rows: Path) -> None:
+    """One row after the other in a single one: images stay with their rows."""
+    run = prepared(mixed_recipe(rows, section(language=causal_lm(LLAMA | {"max_position_embeddings": 512}))))
+    run.features.flatten = run.pixels.flatten = True
+    samples = [run.samples[index] for index in (1, 2, 0, 3)]
+    batch, pixels = run.features(samples), run.pixels(samples)
+    assert batch["input_ids"].shape[0] == 1 and batch["vision_features"].shape[:2] == (4, 2)
+    torch.testing.assert_close(run.model(**batch).loss, run.model(**pixels).loss)
+
+
+def test_the_plan_tells_what_the_disk_needs(rows: Path) -> None:
+    for model in (section(), section() | {"vision": [{"name": "toy/vision"}, {"name": "toy/vision", "image_size": 48}]}):
+        recipe = mixed_recipe(rows, model, cache_features=True)
+        run = prepared(recipe)
+        tokens = run.reader.read([run.samples[0].images], ["row"])["vision_features"]
+        assert vlmzoo.plan(recipe).stages[0].cached_bytes == tokens.nbytes
+    assert vlmzoo.plan(mixed_recipe(rows)).stages[0].cached_bytes is None
+
+
 # ---- disk, interruption, other processes -----------------------------------------------------------------------------------
 
 
@@ -366,6 +386,17 @@ def test_several_shards(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for index in (0, 3, 0):
         batch, pixels = run.features([run.samples[index]]), run.pixels([run.samples[index]])
         torch.testing.assert_close(batch["vision_features"][0], run.model.see(pixels["pixel_values"][0]).tokens)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_read_the_same(threads: int, rows: Path) -> None:
+    run = prepared(mixed_recipe(rows, workers=threads, micro_batch=1))
+    for index in (0, 3):
+        batch, pixels = run.features([run.samples[index]]), run.pixels([run.samples[index]])
+        assert torch.equal(batch["vision_features"][0], run.model.see(pixels["pixel_values"][0]).tokens)
+    (rows / "3.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"rows\.jsonl:4: images: .*3\.png` is not an image of a known format"):
+        prepared(mixed_recipe(rows, workers=threads, micro_batch=1))
 
 
 def test_processes_share_the_work(rows: Path) -> None:

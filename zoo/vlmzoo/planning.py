@@ -52,12 +52,16 @@ class PartTraining:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage: what trains in it, and, very roughly, what the activations of one micro-batch come to."""
+    """One stage: what trains in it, and, very roughly, what the activations of one micro-batch come to.
+
+    `cached_bytes` is what the features of an image of the encoder's own size take on disk, where the stage keeps them.
+    """
 
     name: str
     parts: tuple[PartTraining, ...]
     micro_batch: int
     activation_bytes: int
+    cached_bytes: int | None
 
 
 @dataclass(frozen=True)
@@ -215,8 +219,15 @@ def _train(parts: Parts, stages: Sequence[StageConfig], image: SizePlan) -> tupl
             precision=stage.precision,
             vision_trains=any(row.part == "vision" and row.trained for row in rows),
         )
-        plans.append(StagePlan(stage.name, tuple(rows), stage.micro_batch, activations))
+        cached = image.views * _feature_bytes(parts) if stage.cache_features else None
+        plans.append(StagePlan(stage.name, tuple(rows), stage.micro_batch, activations, cached))
     return tuple(plans)
+
+
+def _feature_bytes(parts: Parts) -> int:
+    """What the encoder makes of a view of its own size, in the type of its weights."""
+    shape = parts.shapes[0]
+    return shape.count * shape.width * next(parts.vision.parameters()).element_size()
 
 
 def _training_bytes(parameter: torch.Tensor) -> int:

@@ -70,6 +70,11 @@ def plan(
             f"Activations come on top: very roughly {_size(stage.activation_bytes)} for {samples} of one image and "
             f"{TEXT_TOKENS} tokens of text, without recomputation.",
         )
+        if stage.cached_bytes is not None:
+            each, thousand = _size(stage.cached_bytes), _size(1000 * stage.cached_bytes)
+            out.print(
+                f"Features that are kept take about {each} of disk per image of the encoder's own size ({thousand} for 1,000)."
+            )
     if result.notes:
         out.print()
     for note in result.notes:

@@ -74,7 +74,7 @@ def tensors_sha256(module: nn.Module) -> str:
 def tensor_bytes(tensor: Tensor) -> memoryview:
     """The bytes of a tensor's values in order; of one on the CPU without a copy."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy())
+    return flat.view(torch.uint8).numpy().data
 
 
 def _views_sha256(vlm: VLM) -> str:

@@ -1,9 +1,13 @@
 """Before the first step of a stage: every image it will draw is encoded once, unless that was done before."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Literal, cast
 
@@ -22,7 +26,7 @@ from vlmzoo.feature_cache.store import Features, FeatureStore
 from vlmzoo.model.vlm import VLM
 from vlmzoo.training.interruption import Interruption
 from vlmzoo.training.samples import Samples
-from vlmzoo_registry import AssemblyError, DataError
+from vlmzoo_registry import Arrangement, AssemblyError, DataError, ImageSize
 from vlmzoo_registry.scan_cache import cache_folder
 
 SHARD_BYTES = 2**27
@@ -38,6 +42,16 @@ class Wanted:
     source: str
 
 
+@dataclass(frozen=True)
+class Opened:
+    """Such an image, opened: its size, how it is cut, and the pixels of its views."""
+
+    content: str
+    size: ImageSize
+    arrangement: Arrangement
+    views: Float[Tensor, "V C H W"]
+
+
 def features_folder() -> Path:
     """Where features are kept, a folder for each key: in `VLMZOO_CACHE`, or the user's cache folder of this system."""
     return cache_folder() / "features"
@@ -51,6 +65,7 @@ def prepare_features(
     stage: str,
     precision: Literal["float32", "bf16"],
     batch_size: int,
+    threads: int,
     share: tuple[int, int],
     wait: Callable[[], None],
     console: Console | None,
@@ -58,7 +73,7 @@ def prepare_features(
     """What reads the features of the images of these samples, once those that are not kept are computed, and written.
 
     The encoder runs as in training: in evaluation mode, without gradients, in the stage's precision, `batch_size` images at a
-    time. A signal ends it after the images that are under way, which are written.
+    time; so many `threads` read images ahead of it. A signal ends it after the images that are under way, which are written.
 
     `share` is which one this is of how many processes that do the work together; `wait` returns when all have called it.
 
@@ -78,7 +93,17 @@ def prepare_features(
     for reason in store.removed:
         _say(console, f"Stage `{stage}`: {reason}; it is removed, and its images are encoded again.")
     if wanted:
-        _encode_all(vlm, reader, store, wanted, stage=stage, precision=precision, batch_size=batch_size, console=console)
+        _encode_all(
+            vlm,
+            reader,
+            store,
+            wanted,
+            stage=stage,
+            precision=precision,
+            batch_size=batch_size,
+            threads=threads,
+            console=console,
+        )
     wait()
     store.refresh()
     count, new = found + len(wanted), len(wanted)
@@ -143,39 +168,65 @@ def _encode_all(
     stage: str,
     precision: Literal["float32", "bf16"],
     batch_size: int,
+    threads: int,
     console: Console | None,
 ) -> None:
     """Encode these images and write what comes out, shard by shard."""
     pending: list[Features] = []
-    with Interruption() as interruption, _progress(console, stage, len(wanted)) as advance:
-        for start in range(0, len(wanted), batch_size):
-            images = wanted[start : start + batch_size]
-            pending += _encode(vlm, reader, images, precision)
+    done = 0
+    read = partial(_read, reader)
+    with (
+        Interruption() as interruption,
+        _progress(console, stage, len(wanted)) as advance,
+        closing(ahead(read, wanted, threads=threads, most=2 * batch_size)) as images,
+    ):
+        while batch := list(islice(images, batch_size)):
+            tokens = encode_views(vlm, [image.views for image in batch], precision)
+            pending += [
+                Features(image.content, image.size, image.arrangement, own) for image, own in zip(batch, tokens, strict=True)
+            ]
             held = sum(one.tokens.nbytes for one in pending)
-            if start == 0:  # images that are cut by their size differ: then it is an estimate, and each shard asks again
-                store.require_space(held * len(wanted) // len(images))
+            if done == 0:  # images that are cut by their size differ: then it is an estimate, and each shard asks again
+                store.require_space(held * len(wanted) // len(batch))
+            done += len(batch)
             if interruption.number or held >= SHARD_BYTES:
                 store.write(pending)
                 pending = []
-            advance(len(images))
+            advance(len(batch))
             if interruption.number:
                 interruption.leave(interruption.number)
         if pending:
             store.write(pending)
 
 
-def _encode(vlm: VLM, reader: ImageReader, wanted: Sequence[Wanted], precision: Literal["float32", "bf16"]) -> list[Features]:
-    """The features of these images. Raises `DataError` naming one that cannot be read, or is another one meanwhile."""
-    opened = [one.image() for one in wanted]
-    for one in wanted:
-        if content(one.image) != one.content:
-            raise DataError(f"{one.source} changed while it was read: let it be, and start the same command again")
-    views = [torch.stack(reader.views(image, one.source)) for image, one in zip(opened, wanted, strict=True)]
-    features = []
-    for one, image, tokens in zip(wanted, opened, encode_views(vlm, views, precision), strict=True):
-        size = (image.height, image.width)
-        features.append(Features(one.content, size, reader.layout.fixed or reader.layout.arrangement(size), tokens))
-    return features
+def _read(reader: ImageReader, wanted: Wanted) -> Opened:
+    """An image, cut. Raises `DataError` where it cannot be read, or is another one meanwhile."""
+    image = wanted.image()
+    if content(wanted.image) != wanted.content:
+        raise DataError(f"{wanted.source} changed while it was read: let it be, and start the same command again")
+    size = (image.height, image.width)
+    views = torch.stack(reader.views(image, wanted.source))
+    return Opened(wanted.content, size, reader.layout.fixed or reader.layout.arrangement(size), views)
+
+
+def ahead(
+    read: Callable[[Wanted], Opened], wanted: Iterable[Wanted], *, threads: int, most: int
+) -> Generator[Opened, None, None]:
+    """Every image in its order, read by so many threads, at most so many before they are asked for; 0 reads them here."""
+    if not threads:
+        yield from map(read, wanted)
+        return
+    pool = ThreadPoolExecutor(threads)
+    waiting: deque[Future[Opened]] = deque()
+    try:
+        for one in wanted:
+            waiting.append(pool.submit(read, one))
+            if len(waiting) >= most:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 @contextmanager

@@ -141,6 +141,7 @@ def fit(
             stage=stage.name,
             precision=stage.precision,
             batch_size=stage.micro_batch,
+            threads=stage.workers,
             share=share_here(accelerator),
             wait=accelerator.wait_for_everyone,
             console=shown,
