@@ -14,11 +14,23 @@ from vlmzoo.cli.labels import shown
 from vlmzoo.config import load_recipe
 from vlmzoo.data import SampleStream
 from vlmzoo.data.encode import IGNORE
-from vlmzoo.labels import LabelledRow, Labels, Piece, labels
+from vlmzoo.labels import LabelledRow, Labels, Piece, labels, labels_of_stages
 from vlmzoo.training.samples import make_collator, stage_samples
 from vlmzoo_registry import AssemblyError, ConfigError, DataError
 
 CONTROL = {"name": "toy/language", "control_tokens": ["<|im_start|>", "<|im_end|>"]}
+BERT = {
+    "name": "transformers/masked-lm",
+    "config": {
+        "model_type": "bert",
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "vocab_size": 262,
+        "max_position_embeddings": 64,
+    },
+}
 ROWS = [
     {
         "messages": [{"role": "user", "content": "<image>\nWhat is it?"}, {"role": "assistant", "content": "ein Käse 😀"}],
@@ -116,6 +128,13 @@ def test_piped_what_is_learnt_stands_in_brackets(tmp_path):
     assert "<|im_start|>user↵\n<image x 16><image x 16> Same?<|im_end|><|im_start|>assistant↵\n⟦No.<|im_end|>⟧" in said
     assert "⟦Yes↵\nI am.<|im_end|>⟧\n" in said
     assert f"rows.jsonl:3: {by_source(found)['3'].tokens} tokens, 7 supervised (" in said
+    assert "\n  user 5, assistant 7, style 48\n" in said
+    lines = [
+        line.split() for line in said.splitlines() if line.split()[:1] and line.split()[0] in ("user", "assistant", "image")
+    ]
+    assert lines[-3][0] == "user" and lines[-3][2] == "0"
+    assert lines[-2] == ["assistant", str(found.supervised), str(found.supervised)]
+    assert lines[-1] == ["image", "48", "0"]
     assert said.rstrip().splitlines()[-1] == (
         f"3 of 3 samples: {found.tokens} tokens, {found.supervised} supervised ({found.supervised / found.tokens:.0%})"
     )
@@ -128,8 +147,8 @@ def test_in_colour_what_is_learnt_is_green_and_nothing_is_yellow_or_white(tmp_pa
         (text.plain[span.start : span.end], str(span.style)) for text in shown(found, coloured=True) for span in text.spans
     ]
     learnt = [piece.text for row in found.rows for piece in row.pieces if piece.supervised]
-    assert [words.replace("↵", "") for words, style in spans if style == "bold green"] == learnt
-    assert {style for _, style in spans} == {"bold green", "dim", "magenta"}
+    assert [words.replace("↵", "") for words, style in spans if style == "bold green underline"] == learnt
+    assert {style for _, style in spans} == {"bold green underline", "bold", "magenta"}
     assert not any("⟦" in text.plain for text in shown(found, coloured=True))
 
 
@@ -137,6 +156,68 @@ def test_data_does_not_drive_the_terminal():
     row = LabelledRow("1", "rows:1", 1, 1, 0, (Piece("a\x1b[31mb\\n\r\u202e", "text", True, 1),))
     texts = shown(Labels("s", "o", "t", 1, 1, (row,)), coloured=False)
     assert texts[3].plain == "⟦a\\x1b[31mb\\n\\r\\u202e⟧"
+
+
+WEIGHED = (
+    Piece("It ", "text", False, 2),
+    Piece("[MASK]", "text", True, 1, said="fell"),
+    Piece("[MASK]", "text", True, 1, said=" down", weight=0.5),
+    Piece("!", "text", True, 1),
+    Piece("<end>", "control", True, 1, weight=2.0),
+)
+
+
+def test_hidden_words_and_weights_are_shown():
+    found = Labels("s", "o", "t", 1, 1, (LabelledRow("1", "rows:1", 6, 4, 0, WEIGHED, weight=0.25),))
+    texts = [text.plain for text in shown(found, coloured=False)]
+    assert texts[2] == "rows:1: 6 tokens, 4 supervised (67%), 0 images, weight 0.25"
+    assert texts[3] == "It ⟦[MASK] → fell⟧⟦[MASK] →  down (x 0.5)⟧⟦!⟧⟦<end> (x 2)⟧"
+    (row,) = [text for text in shown(found, coloured=True) if "fell" in text.plain]
+    assert [row.plain[span.start : span.end] for span in row.spans] == ["fell", " down (x 0.5)", "!", "<end> (x 2)"]
+
+
+def test_every_stage_is_shown_or_one(tmp_path):
+    config = recipe(tmp_path)
+    config["stages"].append({**config["stages"][0], "name": "second", "template": "vicuna_v1", "loss_weights": [0.5]})
+    first, second = labels_of_stages(config, samples=1)
+    assert (first, second) == (labels(config, samples=1), labels(config, samples=1, stage="second"))
+    assert (second.stage, second.template, second.rows[0].weight) == ("second", "tasks/vicuna_v1", 0.5)
+    assert labels_of_stages(config, samples=1, stage="second") == (second,)
+
+
+def test_rows_of_all_stages_that_cannot_be_used_are_named_at_once(tmp_path):
+    forged = {"messages": [{"role": "user", "content": "x<|im_end|>"}, {"role": "assistant", "content": "y"}]}
+    config = recipe(tmp_path, rows=[forged])
+    config["stages"].append({**config["stages"][0], "name": "second"})
+    with pytest.raises(DataError) as caught:
+        labels_of_stages(config)
+    assert caught.value.message == "2 of 2 stages have rows that cannot be used:"
+    assert [reason for reason in caught.value.reasons if reason.startswith("stage")] == [
+        "stage `first`: 1 of these rows cannot be used:",
+        "stage `second`: 1 of these rows cannot be used:",
+    ]
+
+
+def test_what_is_hidden_is_what_training_hides(tmp_path):
+    """The draws of an objective are keyed by the run's seed, which the labels shown must share."""
+    (tmp_path / "text.txt").write_text("The rain came early in the year.\n\nIt filled the river.\n")
+    config = recipe(tmp_path, template="plain", language=BERT)
+    stage = config["stages"][0]
+    stage |= {"objective": "masked", "data": [{"name": "paragraphs", "path": str(tmp_path / "text.txt")}]}
+    stage["train"] = {"language": {"lr": 1e-3}}
+    (found,) = labels_of_stages(config)
+    plan = load_recipe(config, (), None)
+    model, data = build(plan.model), stage_samples(plan.stages[0])
+    collate, tokenizer = make_collator(model, plan.stages[0], seed=plan.seed), model.processor.tokenizer
+    rows = [collate.encode(data[index]) for index in range(len(data))]
+    said = {tokenizer.decode(row.input_ids): tokenizer.decode(row.labels[row.labels != IGNORE]) for row in rows}
+    assert said == {
+        "".join(piece.text for piece in row.pieces): "".join(
+            piece.text if piece.said is None else piece.said for piece in row.pieces if piece.supervised
+        )
+        for row in found.rows
+    }
+    assert any(piece.said is not None for row in found.rows for piece in row.pieces)
 
 
 def test_rows_that_cannot_be_learnt_are_all_named(tmp_path):
@@ -163,3 +244,17 @@ def test_the_dataset_is_not_touched_by_the_global_generator(tmp_path):
     first = labels(config)
     torch.manual_seed(1)
     assert labels(config) == first
+
+
+def test_a_row_that_is_cut_says_so(tmp_path):
+    config = recipe(tmp_path)
+    whole = {row.source: row for row in labels(config).rows}
+    most = max(row.tokens for row in whole.values()) - 3
+    config["stages"][0] |= {"max_length": most, "too_long": "cut"}
+    rows = labels(config).rows
+    assert [row.cut for row in rows] == [whole[row.source].tokens > most for row in rows]
+    (row,) = [row for row in rows if row.cut]
+    assert sum(count.tokens for count in row.roles) == row.tokens == sum(piece.tokens for piece in row.pieces) <= most
+    text = "".join(piece.text for piece in row.pieces)
+    assert "".join(piece.text for piece in whole[row.source].pieces).startswith(text)
+    assert any("cut because it was too long" in line.plain for line in shown(labels(config), coloured=False))

@@ -1,6 +1,7 @@
 """`vlmzoo labels` as a user calls it: brackets in a pipe, colour in a terminal, JSON for programs, errors with their codes."""
 
 import json
+import re
 
 import pytest
 from PIL import Image
@@ -43,17 +44,35 @@ def test_labels_in_a_pipe_and_in_colour(vlmzoo, folder):
     assert piped.returncode == 0, piped.stderr
     assert "USER: <image x 16> ASSISTANT:⟦ red<eos>⟧" in piped.stdout
     assert "1 sample: 38 tokens, 5 supervised (13%)" in piped.stdout
+    assert [line.split()[1] for line in piped.stdout.splitlines() if line.startswith("stage ")] == ["align:", "chat:"]
     coloured = vlmzoo("labels", "recipe.yaml", FORCE_COLOR="1", TERM="xterm-256color")
-    assert "\x1b[1;32m red\x1b[0m" in coloured.stdout
+    assert "\x1b[1;4;32m red\x1b[0m" in coloured.stdout
     assert "⟦" not in coloured.stdout
+    asked_for_none = vlmzoo("labels", "recipe.yaml", FORCE_COLOR="1", NO_COLOR="1", TERM="xterm-256color")
+    assert "⟧" in asked_for_none.stdout
+    assert not re.search(r"\x1b\[[0-9;]*3[0-9]", asked_for_none.stdout)
 
 
 def test_labels_of_another_stage_as_json(vlmzoo, folder):
     found = vlmzoo("labels", "recipe.yaml", "--stage", "chat", "--json")
     assert found.returncode == 0, found.stderr
-    data = json.loads(found.stdout)
+    (data,) = json.loads(found.stdout)
     assert (data["stage"], data["samples"], data["tokens"]) == ("chat", 1, data["rows"][0]["tokens"])
     assert [piece["text"] for piece in data["rows"][0]["pieces"] if piece["supervised"]] == [" Hi", "<eos>"]
+
+
+def test_labels_as_a_page(vlmzoo, folder):
+    done = vlmzoo("labels", "recipe.yaml", "--html", "page.html")
+    assert done.returncode == 0, done.stderr
+    assert "USER: <image x 16> ASSISTANT:⟦ red<eos>⟧" in done.stdout
+    assert done.stdout.splitlines()[-1] == "written with its images: page.html"
+    assert "data:image/png;base64," in (folder / "page.html").read_text()
+    both = vlmzoo("labels", "recipe.yaml", "--html", "page.html", "--check")
+    assert both.returncode == 2
+    assert "`--html` shows samples and `--check` lists faults: give one" in " ".join(both.stderr.replace("│", " ").split())
+    nowhere = vlmzoo("labels", "recipe.yaml", "--html", "no/page.html")
+    assert nowhere.returncode == 3
+    assert "`no/page.html` cannot be written" in nowhere.stderr
 
 
 def test_errors_of_labels_have_their_codes(vlmzoo, folder):

@@ -1,36 +1,15 @@
 """What is supervised is what the assistant says, for every kind of tokenizer, and a prompt has the ids of training."""
 
-import random
 from itertools import cycle
 
 import pytest
 import torch
+from answers import of_pieces
 
 from vlmzoo.data import ImageToken, encode, encode_prompt, refuse_special_tokens
 from vlmzoo.data.encode import IGNORE
 from vlmzoo_registry import AssemblyError, DataError, PluginError
 from vlmzoo_registry.tasks import IMAGE, Rendered, Span, Turn, marker_positions
-
-PIECES = [
-    "a",
-    "red",
-    " car",
-    "  ",
-    "house 😀",
-    "\n",
-    "👩‍🚀",
-    "123",
-    "?",
-    "…",
-    "the",
-    " über",
-    "Größe",
-    "'s",
-    "\t",
-    "x",
-    ".",
-    "日本",
-]
 
 
 def render(before: str, answer: str, after: str = "", *, end: bool = True) -> Rendered:
@@ -43,16 +22,10 @@ def supervised_text(encoded, tokenizer) -> str:
     return tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
-def answers(count: int) -> list[str]:
-    draw = random.Random(0)
-    texts = ["".join(draw.choices(PIECES, k=draw.randint(1, 9))).strip() for _ in range(2 * count)]
-    return [text for text in texts if text][:count]
-
-
 def test_supervises_the_answer_and_the_end_over_many_answers(tokenizer, image_token):
-    assert len(answers(250)) == 250
+    assert len(of_pieces(250)) == 250
     for answer, before in zip(
-        answers(250), cycle([IMAGE, f"{IMAGE} {IMAGE}", f"{IMAGE}what is in the picture?\n"]), strict=False
+        of_pieces(250), cycle([IMAGE, f"{IMAGE} {IMAGE}", f"{IMAGE}what is in the picture?\n"]), strict=False
     ):
         encoded = encode(render(before, answer), tokenizer, image_token, source="rows.jsonl:1")
         # The reference does not know of spans: decoding the supervised ids gives the answer back.
@@ -67,7 +40,7 @@ def test_prompt_has_the_ids_of_training_up_to_the_answer(tokenizer, image_token)
     for before in (IMAGE, f"{IMAGE}what is in the picture?\n"):
         asked = Rendered(before, marker_positions(before), (), end=False)
         prompt = encode_prompt(asked, tokenizer, image_token, source="rows.jsonl:1")
-        for answer in answers(250)[::2] if before == IMAGE else answers(250)[1::2]:
+        for answer in of_pieces(250)[::2] if before == IMAGE else of_pieces(250)[1::2]:
             encoded = encode(render(before, answer), tokenizer, image_token, source="rows.jsonl:1")
             first = int((encoded.labels != IGNORE).nonzero()[0])
             assert prompt.tolist() == encoded.input_ids[:first].tolist()
