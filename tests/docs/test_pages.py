@@ -43,6 +43,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
     for name in ("VLMZOO_DEBUG", "VLMZOO_PLUGINS"):
         monkeypatch.setenv(name, "")
     monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("VLMZOO_CACHE", str(tmp_path / ".cache"))
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # pytest's own handlers stay
 
     def run(line: str) -> tuple[int, str]:

@@ -72,9 +72,7 @@ def plan(
         )
         if stage.cached_bytes is not None:
             each, thousand = _size(stage.cached_bytes), _size(1000 * stage.cached_bytes)
-            out.print(
-                f"Features that are kept take about {each} of disk per image of the encoder's own size ({thousand} for 1,000)."
-            )
+            out.print(f"Kept features take about {each} of disk per image ({thousand} for 1,000).")
     if result.notes:
         out.print()
     for note in result.notes:
