@@ -54,6 +54,11 @@ class BlankInfillingObjective(Objective):
         """Two channels of positions."""
         return frozenset({"span_positions"})
 
+    @property
+    def keeps_length(self) -> bool:
+        """No: each span brings a mask and a start token, and how many there are is drawn."""
+        return False
+
     def bind(self, tokenizer: PreTrainedTokenizerBase) -> "BlankInfillingObjective":
         """The objective with the tokenizer's ids of its tokens. Raises `AssemblyError` where the tokenizer lacks them."""
         vocabulary = tokenizer.get_vocab()

@@ -115,6 +115,7 @@ class TransformersMaskedLM(LanguageModel):
         prefix_mask: Bool[Tensor, "B S"] | None = None,
         segment_ids: Int[Tensor, "B S"] | None = None,
         span_positions: Int[Tensor, "B S"] | None = None,
+        row_lengths: Int[Tensor, " R"] | None = None,
     ) -> Float[Tensor, "B S d"]:
         """Hidden states before the head: those of the encoder where the prefix is the whole row."""
         return self.decoder.decode(
@@ -125,4 +126,5 @@ class TransformersMaskedLM(LanguageModel):
             prefix_mask=prefix_mask,
             segment_ids=segment_ids,
             span_positions=span_positions,
+            row_lengths=row_lengths,
         )

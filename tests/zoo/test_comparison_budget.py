@@ -38,7 +38,7 @@ def supervised(recipe, seed: int) -> list[int]:
 def test_the_fewest_whole_steps_that_use_the_tokens_up(toys, seed, budget):
     recipe = load_recipe(toys().parent / "recipe.yaml", [f"seed={seed}"])
     counts = Counts(stage_samples(recipe.stages[-1]), text_collator(recipe))
-    length = length_of(counts, 4, seed, BudgetConfig(supervised_tokens=budget))
+    length = length_of(counts, SampleStream(len(counts.samples), 4, seed=seed), BudgetConfig(supervised_tokens=budget))
     batches = supervised(recipe, seed)
     assert length.supervised_tokens == sum(batches[: length.steps]) >= budget
     assert sum(batches[: length.steps - 1]) < budget
@@ -87,8 +87,8 @@ def test_a_budget_of_images_needs_images(toys):
 
     counts = Counts(Blind(stage_samples(recipe.stages[-1])), text_collator(recipe))
     with pytest.raises(DataError, match=r"none of the 8 samples has an image, so `budget\.images` is never used up"):
-        length_of(counts, 4, 0, BudgetConfig(images=10))
-    assert length_of(counts, 4, 0, BudgetConfig(supervised_tokens=1)).images == 0
+        length_of(counts, SampleStream(8, 4, seed=0), BudgetConfig(images=10))
+    assert length_of(counts, SampleStream(8, 4, seed=0), BudgetConfig(supervised_tokens=1)).images == 0
 
 
 def test_the_budget_is_that_of_the_last_stage(toys):
@@ -121,7 +121,7 @@ def test_each_sample_is_read_once(toys):
 
     counts = Counts(Watched(), text_collator(recipe))
     for seed in (0, 1):
-        assert isinstance(length_of(counts, 4, seed, BudgetConfig(steps=20)), Length)
+        assert isinstance(length_of(counts, SampleStream(8, 4, seed=seed), BudgetConfig(steps=20)), Length)
     assert sorted(read) == list(range(8))
     assert len(cells_of(grid, combinations_of(grid, root, lambda line: None), lambda line: None)) == 6
 

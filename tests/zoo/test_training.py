@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import vlmzoo
 from vlmzoo.config import Recipe, TrainFull, load_recipe
-from vlmzoo.data.stream import Draw
+from vlmzoo.data.stream import BatchStream, Draw
 from vlmzoo.model.tensors import own_tensors
 from vlmzoo.model.vlm import VLM
 from vlmzoo.training import audit
@@ -420,7 +420,7 @@ def test_a_batch_of_text_before_the_first_image_is_no_missing_gradient(data: dic
     before = stored(model)
     order = iter([[0, 1], [2, 3], [0, 1], [2, 3]])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training.SampleStream, "next_batch", lambda self: [(Draw(0, index),) for index in next(order)])
+        patch.setattr(BatchStream, "next_batch", lambda self: [(Draw(0, index),) for index in next(order)])
         fit(model, plan, rows, tmp_path)
     assert not any(torch.equal(before[name], p) for name, p in model.named_parameters() if name.startswith("connector."))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from vlmzoo.config import BudgetConfig, Recipe
-from vlmzoo.data import Collator, SampleStream
+from vlmzoo.data import BatchStream, Collator
 from vlmzoo.data.encode import IGNORE
 from vlmzoo.training.samples import Samples, make_collator
 from vlmzoo.without_values import without_values
@@ -40,13 +40,12 @@ class Counts:
         return self._known[index]
 
 
-def length_of(counts: Counts, batch_size: int, seed: int, budget: BudgetConfig) -> Length:
-    """The fewest whole steps that use the budget up, walked as training will walk them.
+def length_of(counts: Counts, stream: BatchStream, budget: BudgetConfig) -> Length:
+    """The fewest whole steps that use the budget up, walked as training will walk them: `stream` stands at its beginning.
 
     Raises `DataError` naming a row that cannot be used, and where no row has what the budget counts.
     """
     count = len(counts.samples)
-    stream = SampleStream(count, batch_size, seed=seed)
     steps = tokens = images = 0
     while not _used_up(budget, steps, tokens, images):
         if budget.images is not None and images == 0 and steps == len(stream):

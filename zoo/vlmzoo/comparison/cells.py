@@ -14,9 +14,11 @@ from vlmzoo.config import Choice, GridConfig, Recipe, StageConfig, load_recipe
 from vlmzoo.config.node import Field, Node, quotable
 from vlmzoo.config.shipped import shipped_recipes
 from vlmzoo.data import Collator
+from vlmzoo.data.lengths import Lengths, sample_lengths
 from vlmzoo.evaluation import evenly, other_images
 from vlmzoo.planning import Plan, plan
 from vlmzoo.shortened import enumerated
+from vlmzoo.training.batching import stage_stream
 from vlmzoo.training.samples import stage_samples
 from vlmzoo_registry import ConfigError, DataError, VlmzooError
 
@@ -110,12 +112,13 @@ def cells_of(grid: GridConfig, combinations: Sequence[Combination], say: Callabl
     cells: list[Cell] = []
     reasons: dict[str, list[str]] = {}
     known: dict[str, Counts] = {}
+    measured: dict[str, Lengths] = {}
     for combination in combinations:
         try:
             collate = text_collator(combination.recipe)
             _check_questions(grid, combination, collate)
             for seed in grid.seeds:
-                cells.append(_cell(grid, combination, seed, collate, known))
+                cells.append(_cell(grid, combination, seed, collate, known, measured))
         except VlmzooError as error:
             for reason in error.reasons or (error.message,):
                 reasons.setdefault(reason, []).append(combination.name)
@@ -125,7 +128,14 @@ def cells_of(grid: GridConfig, combinations: Sequence[Combination], say: Callabl
     return tuple(cells)
 
 
-def _cell(grid: GridConfig, combination: Combination, seed: int, collate: Collator, known: dict[str, Counts]) -> Cell:
+def _cell(
+    grid: GridConfig,
+    combination: Combination,
+    seed: int,
+    collate: Collator,
+    known: dict[str, Counts],
+    measured: dict[str, Lengths],
+) -> Cell:
     recipe = combination.recipe.model_copy(update={"seed": seed})
     stage = recipe.stages[-1]
     if grid.budget.seconds is not None:
@@ -135,7 +145,13 @@ def _cell(grid: GridConfig, combination: Combination, seed: int, collate: Collat
     template = stage.template or model.template
     words = [model.language.dump(), template.dump(), stage.objective.dump(), [choice.dump() for choice in stage.data]]
     counts = _counts(known, json.dumps(words), stage, collate)
-    length = length_of(counts, stage.batch_size, seed, grid.budget)
+    lengths = None
+    if stage.batching.by_length:  # rows with images are as long as the other parts make them
+        if combination.name not in measured:
+            measured[combination.name] = sample_lengths(counts.samples, collate)
+        lengths = measured[combination.name]
+    stream = stage_stream(stage, counts.samples, collate, lengths, seed=seed)
+    length = length_of(counts, stream, grid.budget)
     return Cell(combination, seed, with_steps(recipe, length.steps), length, None)
 
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from vlmzoo.config.about import About, Published
+from vlmzoo.config.batching import BatchingConfig
 from vlmzoo.config.choice import Choice, DataChoice
 from vlmzoo.config.document import cannot_be_used, read_document, read_mapping
 from vlmzoo.config.explain import Problem, missing_key, problems, unknown_key
@@ -399,6 +400,9 @@ def _sections(section: type[Section], node: Node) -> Iterator[tuple[type[Section
             train = stage.child("train")
             for part, below in train.items() if train is not None else ():
                 yield TrainPart, below, ("stages", index, "train", part)
+            batching = stage.child("batching")
+            if batching is not None:
+                yield BatchingConfig, batching, ("stages", index, "batching")
     if section is GridConfig:
         for key, inside in (("budget", BudgetConfig), ("evaluate", EvaluateConfig)):
             within = node.child(key)

@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BeforeValidator, Field
 
+from vlmzoo.config.batching import BatchingConfig
 from vlmzoo.config.choice import Choice, DataChoice
 from vlmzoo.config.section import Section
 
@@ -143,10 +144,14 @@ class StageConfig(Section):
     train: dict[PartName, AnyTrainPart] = Field(
         description="The parts that train, and how: `vision`, `connector`, `language`. A part not named is frozen."
     )
-    batch_size: Positive = Field(description="Samples per optimizer step, over all processes.")
+    batch_size: Positive = Field(description="Samples (pieces of `batching`) per optimizer step, over all processes.")
     micro_batch: Positive = Field(
         default_factory=lambda fields: fields["batch_size"],
-        description="Samples per forward pass; divides `batch_size`, which is the default.",
+        description="Samples (pieces) per forward pass, over all processes; divides `batch_size`, which is the default.",
+    )
+    batching: BatchingConfig = Field(
+        default_factory=BatchingConfig,
+        description="How rows stand beside each other, and which samples are brought together.",
     )
     workers: Annotated[int, Field(ge=0)] = Field(
         default=0,

@@ -16,10 +16,11 @@ from rich.console import Console
 from vlmzoo.assemble import use_template
 from vlmzoo.checkpoint import Unchanged, save
 from vlmzoo.config import Recipe, StageConfig
-from vlmzoo.data import SampleStream
 from vlmzoo.feature_cache.prepare import drawn_indexes, prepare_features
 from vlmzoo.model.vlm import VLM
+from vlmzoo.objectives import standing
 from vlmzoo.training.audit import Audit
+from vlmzoo.training.batching import batching_record, stage_lengths, stage_stream
 from vlmzoo.training.draws import seed_draws
 from vlmzoo.training.history import AUDIT, END, STEP, RunLog
 from vlmzoo.training.interruption import Interruption
@@ -109,7 +110,10 @@ def fit(
             )
         done = origin.point.progress
         restore_optimizer(optimizer, states, origin.point.optimizer)
-    stream = SampleStream(len(samples), stage.batch_size, seed=recipe.seed, state=done.stream)
+    collate = make_collator(model, stage, seed=recipe.seed)
+    rows_stand = standing(stage, collate.objective, model.language, model.config.model["language"]["name"]).said
+    lengths = stage_lengths(recipe, stage, samples, collate, folder, accelerator=accelerator, console=shown)
+    stream = stage_stream(stage, samples, collate, lengths, seed=recipe.seed, state=done.stream)
     steps = stage.steps or stream.batches(stage.epochs or 1)
     trained = [parameter for state in states for parameter in state.trained.values()]
     extra = {"stage": stage.name, "recipe_sha256": recipe_digest(recipe), "parent": origin.parent}
@@ -120,6 +124,7 @@ def fit(
         "rules": samples.notes,
         "left_out": [{"row": fault.place, "reason": fault.reason} for fault in samples.left_out],
         "batch_size": stage.batch_size,
+        "batching": batching_record(stage, rows_stand, lengths, stream),
         "label_smoothing": stage.label_smoothing,
         "z_loss": stage.z_loss,
         "processes": accelerator.num_processes,
@@ -148,7 +153,7 @@ def fit(
         )
     loader = StepLoader(
         samples,
-        make_collator(model, stage, seed=recipe.seed, images=images),
+        collate if images is None else make_collator(model, stage, seed=recipe.seed, images=images),
         stream,
         steps=steps - done.step,
         micro_batch=stage.micro_batch,

@@ -13,7 +13,7 @@ from vlmzoo.data import Collator
 from vlmzoo.data.reader import SampleImages
 from vlmzoo.data.truncation import LengthRule
 from vlmzoo.model.vlm import VLM
-from vlmzoo.objectives import stage_objective
+from vlmzoo.objectives import stage_objective, standing
 from vlmzoo.training.sources import leave_out_bad_rows, open_source
 from vlmzoo_registry import AssemblyError, DataError, Dataset, Fault, Sample
 from vlmzoo_registry.errors import faults_message
@@ -123,6 +123,7 @@ def make_collator(model: VLM, stage: StageConfig, *, seed: int = 0, images: Samp
         length=LengthRule(most, cuts=stage.too_long == "cut"),
         instructions=model.processor.instructions,
         key=(seed, stage.name),
+        flatten=standing(stage, objective, model.language, model.config.model["language"]["name"]).flat,
     )
 
 

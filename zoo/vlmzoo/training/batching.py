@@ -1,0 +1,84 @@
+"""Which samples a stage brings together, and in what order, as its `batching` says; what looks at lengths is told them here."""
+
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from vlmzoo.config import Recipe, StageConfig
+from vlmzoo.data import BatchStream, Collator, StreamState
+from vlmzoo.data.grouping import Budget, Grouped
+from vlmzoo.data.lengths import LENGTHS, Lengths, Rows, refuse_longer, sample_lengths
+from vlmzoo.data.packing import Packed
+from vlmzoo.data.stream import Order, Permutation
+
+
+def stage_stream(
+    stage: StageConfig, rows: Rows, collate: Collator, lengths: Lengths | None, *, seed: int, state: StreamState | None = None
+) -> BatchStream:
+    """The batches of a stage, which go on at `state`. `lengths` are needed where its batching looks at them.
+
+    Raises `DataError` naming the samples that are longer than a piece may be.
+    """
+    return BatchStream(_order(stage, rows, collate, lengths, seed), stage.batch_size, state=state)
+
+
+def _order(stage: StageConfig, rows: Rows, collate: Collator, lengths: Lengths | None, seed: int) -> Order:
+    batching = stage.batching
+    if not batching.by_length:
+        return Permutation(len(rows), seed=seed)
+    assert lengths is not None, "`by_length` says that they are needed"
+    refuse_longer(lengths, rows, max_tokens=batching.max_tokens, max_images=batching.max_images)
+    budget = None
+    if batching.max_tokens is not None:
+        budget = Budget(batching.max_tokens, batching.max_images, padded=not collate.flatten)
+        if batching.mode == "pack":
+            return Packed(lengths, budget=budget, group=stage.micro_batch, buffer=batching.buffer, seed=seed)
+    group, buffer = stage.micro_batch, batching.buffer
+    return Grouped(lengths, by=batching.group_by, budget=budget, group=group, buffer=buffer, seed=seed)
+
+
+def stage_lengths(
+    recipe: Recipe,
+    stage: StageConfig,
+    rows: Rows,
+    collate: Collator,
+    folder: Path,
+    *,
+    accelerator: Accelerator,
+    console: Console | None,
+) -> Lengths | None:
+    """The lengths of a stage's samples where its batching looks at them, measured once and kept in the stage's `folder`.
+
+    The main process measures; others read what it has kept, or measure too where they see another disk.
+
+    Raises `DataError` with the rows that cannot be used.
+    """
+    if not stage.batching.by_length:
+        return None
+    told = {
+        "model": recipe.model.dump(),
+        **stage.model_dump(mode="json", include={"objective", "template", "max_length", "too_long"}),
+    }
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with accelerator.main_process_first(), Progress(*columns, console=console, disable=console is None, transient=True) as bar:
+        task = bar.add_task(f"{stage.name}: measuring", total=len(rows))
+        return sample_lengths(rows, collate, kept=folder / LENGTHS, told=told, advance=lambda: bar.advance(task))
+
+
+def batching_record(stage: StageConfig, said: str, lengths: Lengths | None, stream: BatchStream) -> dict[str, Any]:
+    """What the log says of a stage's batches: its batching, also in words, and where lengths are known their sums."""
+    record: dict[str, Any] = {**stage.batching.dump(), "said": said}
+    if lengths is not None:
+        pieces = stream.order.pieces(0, 0)
+        record |= {"tokens": sum(lengths.tokens), "views": sum(lengths.images), "pieces": len(pieces)}
+    return record
