@@ -180,7 +180,9 @@ def spans_of_tokens(
     numbers = []
     for start, end in tokens.offsets:
         shared = (number for number, (first, last, _) in enumerate(spans) if first < end and start < last)
-        numbers.append(IN_IMAGE if any(start in picture for picture in pictures) else next(shared, IN_NONE))
+        # A lone space whose offsets are trimmed may seem to begin where the image behind it does.
+        pictured = any(start in picture and (start < end or start > picture.start) for picture in pictures)
+        numbers.append(IN_IMAGE if pictured else next(shared, IN_NONE))
     ids, numbers, _ = _expand(tokens.ids, numbers, [1.0] * len(numbers), shown, image_token, source)
     return [IN_IMAGE if token == image_token.id else number for token, number in zip(ids, numbers, strict=True)]
 
