@@ -1,5 +1,8 @@
 """Features that are kept teach what images teach: the same loss, the same gradients, the same runs, and nothing encoded."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +10,7 @@ import pytest
 import torch
 from feature_runs import built, counted_views, mixed_recipe, prepared, shards, write_mixed_rows
 from resumable import outcome, recipe, stopped, write_rows
+from safetensors import safe_open
 from small_models import MLP, TOY_VISION, picture, section
 from test_layouts_in_models import MODELS
 
@@ -140,6 +144,39 @@ def test_a_run_is_the_same_to_the_bit_and_encodes_once(pictures: Path, tmp_path:
         again = train(recipe(pictures, cache_features=True, workers=2), output=tmp_path / "again")
     assert not seen
     assert again.losses == straight.losses
+
+
+SCRIPT = """
+import json, sys
+import torch
+torch.set_num_threads(1)
+from vlmzoo.training.train import train
+
+plan, output = json.loads(open(sys.argv[1]).read()), sys.argv[2]
+result = train(plan, output=output)
+open(output + f"/losses.{torch.distributed.get_rank()}", "w").write(json.dumps(result.losses))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_share_what_they_encode(pictures: Path, tmp_path: Path) -> None:
+    plans = [recipe(pictures, cache_features=kept) for kept in (False, True)]
+    for plan in plans:
+        del plan["stages"][1:]
+    straight = train(plans[0], output=tmp_path / "straight")
+    (tmp_path / "script.py").write_text(SCRIPT)
+    (tmp_path / "plan.json").write_text(json.dumps(plans[1]))
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    files = [str(tmp_path / name) for name in ("script.py", "plan.json", "two")]
+    done = subprocess.run([*start, *files], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-5000:]
+    losses = [json.loads((tmp_path / "two" / f"losses.{rank}").read_text()) for rank in (0, 1)]
+    assert losses[0] == losses[1] == pytest.approx(straight.losses, rel=1e-5)
+    counts = []
+    for shard in shards():
+        with safe_open(shard, framework="pt") as file:
+            counts.append(len(file.keys()))
+    assert sorted(counts) == [3, 4]
 
 
 def test_only_what_is_drawn_is_encoded(pictures: Path, tmp_path: Path) -> None:
