@@ -105,7 +105,6 @@ def encode_with_least(
     tokens, *before = _tokenise([text, *(text[:start] for start, _, _ in spans)], tokenizer)
     labels = [IGNORE] * len(tokens.ids)
     weights = [1.0] * len(tokens.ids)
-    last_picture = pictures[-1] if pictures else range(0)
     answer = 0  # how many tokens there are up to the first of the last span that says something
     for (start, end, weight), prompt in zip(spans, before, strict=True):
         first, silent = len(prompt.ids), True
@@ -116,12 +115,13 @@ def encode_with_least(
             # Byte-level tokenizers trim the spaces of a token off its offsets: a lone space may end where the span ends.
             if token_start >= end and not token_start == token_end == end:
                 break
-            if any(token_start in picture for picture in pictures):
+            if _stands_for_image(token_start, token_end, pictures):
                 continue
             labels[position], weights[position] = tokens.ids[position], weight
             if silent:
                 answer, silent = position + 1, not text[token_start:token_end].strip()
-    images_end = max((place + 1 for place, (start, _) in enumerate(tokens.offsets) if start in last_picture), default=0)
+    in_images = [place for place, (start, end) in enumerate(tokens.offsets) if _stands_for_image(start, end, pictures[-1:])]
+    images_end = in_images[-1] + 1 if in_images else 0
     slots_more = sum(piece - 1 for image in shown for piece in image if isinstance(piece, int))
     ids, labels, weights = _expand(tokens.ids, labels, weights, shown, image_token, source)
     if rendered.end:
@@ -181,7 +181,7 @@ def spans_of_tokens(
     for start, end in tokens.offsets:
         shared = (number for number, (first, last, _) in enumerate(spans) if first < end and start < last)
         # A lone space whose offsets are trimmed may seem to begin where the image behind it does.
-        pictured = any(start in picture and (start < end or start > picture.start) for picture in pictures)
+        pictured = _stands_for_image(start, end, pictures)
         numbers.append(IN_IMAGE if pictured else next(shared, IN_NONE))
     ids, numbers, _ = _expand(tokens.ids, numbers, [1.0] * len(numbers), shown, image_token, source)
     return [IN_IMAGE if token == image_token.id else number for token, number in zip(ids, numbers, strict=True)]
@@ -224,6 +224,15 @@ def _with_own_token(
 def _moved(character: int, longer: Mapping[int, int]) -> int:
     """Where a character stands once what stands at the places before it has become longer by so much."""
     return character + sum(more for place, more in longer.items() if place < character)
+
+
+def _stands_for_image(start: int, end: int, pictures: Sequence[range]) -> bool:
+    """Whether the token of these offsets is of what is written for an image.
+
+    Byte-level tokenizers trim the spaces of a token off its offsets: a lone space has none, and lies before where they are.
+    """
+    first = start if start < end else start - 1
+    return any(first in picture for picture in pictures)
 
 
 def _tokenise(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[_Tokens]:
