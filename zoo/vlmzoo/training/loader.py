@@ -8,11 +8,14 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import traceback
+import warnings
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any
@@ -25,6 +28,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from vlmzoo.data import BatchStream, Collator, Draw, StreamState
 from vlmzoo.training.micro_batch import MicroBatch, read_micro_batch
 from vlmzoo.training.samples import Samples
+from vlmzoo.training.shared_files import SharedFiles
 from vlmzoo_registry import (
     AssemblyError,
     CheckpointError,
@@ -57,7 +61,7 @@ class StepLoader:
     processes, and end when the loader is left or when its process is no more.
 
     Raises `ResourceError` where workers are wanted and processes cannot be forked safely, and where one of them ends unasked;
-    what a worker raises is raised here, as it would be without workers.
+    what a worker raises is raised here, as it would be without workers. `DataError` where workers share a position in a file.
     """
 
     def __init__(
@@ -84,40 +88,55 @@ class StepLoader:
         self._drawn: deque[tuple[int, StreamState]] = deque()
         self._made: Iterator[MicroBatch | Failure] = iter(())
         self._started: list[BaseProcess] = []
+        self._files: SharedFiles | None = None
 
     def __enter__(self) -> "StepLoader":
         if not self._workers:
             self._made = map(self._reader.read, self._shares())
             return self
-        loader = DataLoader(
-            self._reader,
-            batch_size=None,  # what the sampler gives is read as a whole
-            sampler=self._shares(),
-            num_workers=self._workers,
-            collate_fn=_as_it_is,
-            worker_init_fn=_leave_signals_to_the_training,
-            multiprocessing_context="fork",
-            generator=torch.Generator(),  # its seed is not drawn from the training's
-        )
+        self._files = SharedFiles()
         before = multiprocessing.active_children()
-        with _quiet_tokenizers():
+        with _quiet_tokenizers(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about more workers than cores, in the words of another program's options
+            loader = DataLoader(
+                self._reader,
+                batch_size=None,  # what the sampler gives is read as a whole
+                sampler=self._shares(),
+                num_workers=self._workers,
+                collate_fn=_as_it_is,
+                worker_init_fn=_leave_signals_to_the_training,
+                multiprocessing_context="fork",
+                generator=torch.Generator(),  # its seed is not drawn from the training's
+            )
             self._made = iter(loader)
         self._started = [child for child in multiprocessing.active_children() if child not in before]
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if isinstance(self._made, _MultiProcessingDataLoaderIter):
-            # Torch would do so when nobody holds the iterator any more, and the traceback of an error holds it.
-            self._made._shutdown_workers()
-        for worker in self._started:
-            worker.kill()  # those in which reading hangs
-            worker.join()
-        if isinstance(error, RuntimeError) and "DataLoader worker (pid" in str(error):
-            said = str(error).strip().splitlines()[0]
+        with _unheard_children():
+            ended = self._ended(error)
+            if isinstance(self._made, _MultiProcessingDataLoaderIter):
+                # Torch would do so when nobody holds the iterator any more, and the traceback of an error holds it.
+                self._made._shutdown_workers()
+            for worker in self._started:
+                worker.kill()  # those in which reading hangs
+                worker.join()
+        if ended and isinstance(error, Exception) and not isinstance(error, VlmzooError):
             raise ResourceError(
-                f"a process that reads data has ended ({said}): memory, or shared memory, that is used up is the usual reason; "
-                f"lower `workers` (={self._workers}; 0 reads in the training's own process)"
+                f"a process that reads data has ended ({', '.join(ended)}): memory, or shared memory, that is used up is the "
+                f"usual reason; lower `workers` (={self._workers}; 0 reads in the training's own process)"
             ) from error
+
+    def _ended(self, error: BaseException | None) -> list[str]:
+        """How workers have ended that nobody has asked to; torch tells of it anywhere in the training, or a pipe breaks."""
+        if isinstance(error, OSError | EOFError):
+            # A pipe breaks a little before its process is gone.
+            closed = wait([worker.sentinel for worker in self._started], timeout=1)
+            for worker in self._started:
+                if worker.sentinel in closed:
+                    worker.join()
+        codes = [worker.exitcode for worker in self._started if worker.exitcode]
+        return [signal.Signals(-code).name if code < 0 else f"exit code {code}" for code in codes]
 
     def next_step(self) -> StepBatch:
         """The batch of the next optimizer step. Raises `DataError` for rows that cannot be used."""
@@ -127,6 +146,8 @@ class StepLoader:
 
     def _next_micro(self) -> MicroBatch:
         made = next(self._made)
+        if self._files is not None:
+            self._files.check()
         if isinstance(made, Failure):
             raise made.error from RuntimeError(made.trace)
         return made
@@ -176,6 +197,19 @@ def _sendable(error: VlmzooError) -> VlmzooError:
 
 def _as_it_is(made: Any) -> Any:
     return made
+
+
+@contextmanager
+def _unheard_children() -> Iterator[None]:
+    """While workers are ended: torch's handler raises, wherever the process is, each time it hears that one has failed."""
+    if threading.current_thread() is not threading.main_thread():  # where Python takes no signals
+        yield
+        return
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
 
 
 @contextmanager
