@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from small_models import picture, section
+from small_models import LLAMA, causal_lm, picture, section
 from typer.testing import CliRunner
 
 import vlmzoo
@@ -77,6 +77,17 @@ def test_the_count_goes_on_where_a_run_is_taken_up(folder, monkeypatch):
         train(config, output=folder / "run")
     result = train(config, output=folder / "run")
     assert [step["rows_cut"] for step in read_log(result.checkpoint.parent).steps] == [1, 2, 3]
+
+
+def test_cut_rows_are_the_same_however_they_stand_in_a_batch(folder):
+    model = section(language=causal_lm(LLAMA | {"max_position_embeddings": 600}))
+    found = {}
+    for mode in ("padded", "flatten"):
+        stage = {"max_length": 100, "too_long": "cut", "batching": {"mode": mode}}
+        result = train(recipe(folder, SHORT, LONG, **stage) | {"model": model}, output=folder / mode)
+        found[mode] = (result.tokens, read_log(result.checkpoint.parent).end["rows_cut"], result.losses)
+    assert found["padded"][:2] == found["flatten"][:2] == (found["padded"][0], 3)
+    assert found["padded"][2] == pytest.approx(found["flatten"][2], rel=1e-5)
 
 
 def test_the_check_says_how_many_are_cut_and_how_many_refused(folder):

@@ -5,6 +5,7 @@ What is expected comes from what was written into the files; the code under test
 
 import json
 from collections.abc import Callable
+from copy import copy
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -21,7 +22,8 @@ from torch import Tensor
 from vlmzoo.config import load_choice
 from vlmzoo.data import Collator, ImageReader, ImageToken
 from vlmzoo.data.encode import IGNORE, encode_with_least
-from vlmzoo_registry import Dataset, FeatureShape, LayoutContext, NoOptions, default_catalogue
+from vlmzoo.data.truncation import LengthRule
+from vlmzoo_registry import DataError, Dataset, FeatureShape, LayoutContext, NoOptions, default_catalogue
 from vlmzoo_registry.infilling import END, START
 from vlmzoo_registry.tasks import IMAGE, Objective, Rendered, Span, Template
 from vlmzoo_registry.vision import ImageTransform
@@ -157,9 +159,11 @@ def read(source: str, folder: Path, rows: list[list[Exchange]], collate: Collato
             for place, name in enumerate(names):
                 expected = TRANSFORM(Image.new("RGB", (5, 5), COLOURS[name]))
                 assert torch.equal(batch["pixel_values"][row, place], expected)
-    per_token = {name: values for name, values in batch.items() if name not in ("pixel_values", "image_mask")}
+    per_token = {name: values for name, values in batch.items() if name not in ("pixel_values", "image_mask", "cut_rows")}
     lengths = batch["attention_mask"].sum(dim=1).tolist()
     made = [{name: values[row, :length] for name, values in per_token.items()} for row, length in enumerate(lengths)]
+    if "cut_rows" in batch:
+        made = [row | ({"cut_rows": cut} if cut else {}) for row, cut in zip(made, batch["cut_rows"], strict=True)]
     for row, names in zip(made, shown, strict=True):
         assert int((row["input_ids"] == collate.image_token.id).sum()) == SLOTS * len(names)
     return made
@@ -236,6 +240,36 @@ def filled_in(row: dict[str, Tensor], collate: Collator) -> list[int]:
         if position + 1 == len(ids) or ids[position + 1] == start:
             assert targets[position] == end
     return [token for place, each in enumerate(ids[:kept]) for token in spans.get(place, [each])]
+
+
+@settings(max_examples=30, suppress_health_check=list(HealthCheck))
+@given(case=cases(), most=st.integers(10, 200))
+def test_what_is_cut_learns_the_beginning_of_what_was_written(case, most, folder):
+    source, template, objective, kind, rows = case
+    collate = copy(collator(template, objective, kind))
+    whole = read(source, folder, rows, collate)
+    collate.length = LengthRule(most, cuts=True)
+    for row, written in zip(whole, rows, strict=True):
+        shown = SLOTS * sum(len(images) for images, _, _ in written)
+        try:
+            (cut,) = read(source, folder, [written], collate)
+        except DataError as error:
+            assert f"are more than `max_length` (={most}), and its images" in str(error)  # noqa: PT017
+            assert most < len(row["input_ids"])
+            continue
+        assert len(cut["input_ids"]) <= most
+        assert int((cut["input_ids"] == collate.image_token.id).sum()) == shown
+        assert ("cut_rows" in cut) == (len(row["input_ids"]) > most)
+        learnt, every = ([label for label in labels_of(each) if label != IGNORE] for each in (cut, row))
+        assert learnt
+        if objective in ANSWERS_ALONE:  # others change the text of a row as its length is
+            assert learnt == every[: len(learnt)]
+            assert ("cut_rows" in cut) == (learnt != every)
+
+
+def labels_of(row: dict[str, Tensor]) -> list[int]:
+    found: list[int] = row["labels" if "labels" in row else "targets"].tolist()
+    return found
 
 
 def test_every_source_and_template_takes_part():
