@@ -162,7 +162,7 @@ def test_q08_bos_once(model, template):
 
 def test_q09_train_serve_same_ids(model):
     """Generation starts from the ids that training has before the answer."""
-    rows = [sample("x" * (1 + number % 7), images=1 + number % 3, name=str(number)) for number in range(50)]
+    rows = [sample("x" * (1 + number % 7), images=1 + number % 3, name=str(number)) for number in range(200)]
     collate = collator(model)
 
     def check(prompt_of: Callable[[Sample], list[int]]) -> None:
