@@ -18,6 +18,7 @@ from vlmzoo.adapters import Adapter
 from vlmzoo.assemble import Parts, assemble, make_template
 from vlmzoo.config import ModelConfig, Recipe, StageConfig, TrainPart, load_either
 from vlmzoo.image_token import find_image_token
+from vlmzoo.known_shapes import KnownShapes
 from vlmzoo.model.shapes import shapes_at
 from vlmzoo.objectives import stage_objective
 from vlmzoo.offline import offline
@@ -112,7 +113,7 @@ def plan(
     Raises `ConfigError` and `AssemblyError` with every reason for refusal at once.
     """
     model, stages, published = _load(config, overrides, catalogue)
-    with offline(), torch.device("meta"), _noted() as notes:
+    with offline(), torch.device("meta"), KnownShapes(), _noted() as notes:
         parts = assemble(model, described=True)
         objectives = [stage_objective(stage, parts.language, model.language.component.full_name) for stage in stages]
         notes += _meet_tokenizer(model, stages, objectives, parts)

@@ -12,6 +12,7 @@ import torch
 from vlmzoo.assemble import assemble, finish, make_processor
 from vlmzoo.config import ModelConfig
 from vlmzoo.image_token import find_image_token
+from vlmzoo.known_shapes import KnownShapes
 from vlmzoo.model.vlm import VLM
 from vlmzoo.offline import offline
 from vlmzoo.tokenizer import read_tokenizer
@@ -23,7 +24,7 @@ def without_values(config: ModelConfig) -> VLM:
 
     Raises `AssemblyError` where the parts do not fit together, or the tokenizer cannot be read.
     """
-    with offline(), torch.device("meta"), _without_notes():
+    with offline(), torch.device("meta"), KnownShapes(), _without_notes():
         parts = assemble(config, described=True)
     tokenizer = read_tokenizer(config.language, parts.language)  # these files may be fetched
     token, token_id = find_image_token(tokenizer, parts.layout.control_tokens)
