@@ -1,4 +1,5 @@
-"""Two processes make the update of one: rows of uneven length, rows without an image, any split into micro-batches."""
+"""Two processes make the update of one: rows of uneven length and without an image, rows that stand one after the other or
+are packed, objectives that draw at random, parameters that the rows of a process do not reach; split into micro-batches."""
 
 import json
 import subprocess
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_models import picture, section
+from small_models import LLAMA, causal_lm, picture, section
 
 from vlmzoo.data import SampleStream
 from vlmzoo.training.history import read_log
@@ -39,14 +40,41 @@ WORDS = [
 ]
 
 SEED = 5
-CASES = {
-    "unified": ("unified", ("connector", "language", "vision"), 8, 4),
-    "unified whole": ("unified", ("connector", "language"), 8, 8),
-    "connector": ("unified", ("connector",), 8, 2),
-    "cross": ("cross_attention", ("connector",), 8, 2),
-    "cross all": ("cross_attention", ("connector", "language", "vision"), 8, 2),
+PARTS = ("connector", "language")
+ALL = (*PARTS, "vision")
+BERT = {
+    "model_type": "bert",
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": 320,
+    "max_position_embeddings": 128,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+LANGUAGE = causal_lm(LLAMA)
+MASKED = section(language={"name": "transformers/masked-lm", "config": BERT})
+GLM = section(language=causal_lm(LLAMA, prefix="optional", span_positions=16))
+CROSS = section("cross_attention", language=LANGUAGE)
+PACKS = {"mode": "pack", "max_tokens": 80, "buffer": 8}
+
+# The model, the parts that train, `batch_size` and `micro_batch`, and what else the stage says.
+CASES: dict[str, tuple[dict[str, Any], tuple[str, ...], int, int, dict[str, Any]]] = {
+    "unified": (section(), ALL, 8, 4, {}),
+    "unified whole": (section(), PARTS, 8, 8, {}),
+    "connector": (section(), ("connector",), 8, 2, {}),
+    "cross": (section("cross_attention"), ("connector",), 8, 2, {}),
+    "cross all": (section("cross_attention"), ALL, 8, 2, {}),
     # Batches of two rows, some of them without any image: their gradient of the connector is 0 in one process and in two.
-    "text batches": ("unified", ("connector", "language"), 2, 2),
+    "text batches": (section(), PARTS, 2, 2, {}),
+    "flatten": (section(language=LANGUAGE), PARTS, 8, 4, {"batching": {"mode": "flatten"}}),
+    "cross flatten": (CROSS, ALL, 8, 2, {"batching": {"mode": "flatten"}}),
+    "pack": (section(language=LANGUAGE), PARTS, 4, 2, {"batching": PACKS}),
+    "cross pack": (CROSS, PARTS, 2, 2, {"batching": PACKS}),
+    # Of these, too, some rows have no image; and nothing reaches BERT's sentence head.
+    "masked": (MASKED, PARTS, 8, 2, {"objective": {"name": "masked", "share": 0.3}}),
+    "blank infilling": (GLM, PARTS, 8, 2, {"objective": "blank_infilling"}),
 }
 
 
@@ -61,7 +89,7 @@ def jobs(root: Path, ranks: int) -> list[dict[str, Any]]:
         rows.append(row)
     (root / "rows.json").write_text(json.dumps(rows))
     made = []
-    for name, (architecture, parts, batch, micro) in CASES.items():
+    for name, (model, parts, batch, micro, more) in CASES.items():
         stage = {
             "name": "s",
             "objective": "caption",
@@ -69,10 +97,12 @@ def jobs(root: Path, ranks: int) -> list[dict[str, Any]]:
             "train": {part: {"lr": 1e-3, "weight_decay": 0.1} for part in parts},
             "batch_size": batch,
             "micro_batch": micro,
-            "steps": 4 if batch == 8 else 12,
+            "steps": 12 if name == "text batches" else 3,
             "clip": 0.5,
+            "log_every": 1,
+            **more,
         }
-        recipe = {"model": section(architecture), "stages": [stage], "seed": SEED}
+        recipe = {"model": model, "stages": [stage], "seed": SEED}
         made.append({"name": name, "recipe": recipe, "output": str(root / f"{name} {ranks}")})
     return made
 
