@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlmzoo.data import BatchStream, Draw, StreamState
-from vlmzoo.data.grouping import Budget, Grouped, in_groups, runs
+from vlmzoo.data.grouping import Budget, Grouped, in_groups, runs, sorting_buffer
 from vlmzoo.data.lengths import Lengths
 from vlmzoo.data.packing import Packed, best_fit
 from vlmzoo.data.randomness import keyed_generator
@@ -165,3 +165,11 @@ def test_a_state_of_other_data_is_refused(order):
     )
     with pytest.raises(Exception, match="go on at piece 7 of epoch 1, but the data makes 5 of them"):
         BatchStream(made, 2, state=StreamState(1, 7))
+
+
+def test_fifty_groups_are_sorted_together_and_never_all_samples():
+    many, few = Lengths((100,) * 10_000, (0,) * 10_000), Lengths((100,) * 40, (0,) * 40)
+    assert sorting_buffer(many, 16, None) == 800
+    assert sorting_buffer(many, 4, Budget(1000)) == 2000, "ten samples fit into a piece"
+    assert sorting_buffer(few, 16, None) == 10
+    assert sorting_buffer(Lengths((100,), (0,)), 16, Budget(10)) == 1

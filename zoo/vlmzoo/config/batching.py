@@ -7,8 +7,6 @@ from pydantic import Field
 
 from vlmzoo.config.section import Section
 
-_BUFFER = 1000
-
 
 class BatchingConfig(Section):
     """How batches are made. A *piece* is what stands together in any case: one sample, or as many as `max_tokens` lets in."""
@@ -36,9 +34,10 @@ class BatchingConfig(Section):
         default=None,
         description="Besides, a piece has no more images; one that is cut into views counts as so many. Default: any number.",
     )
-    buffer: Annotated[int, Field(ge=1)] = Field(
-        default=_BUFFER,
-        description="How many samples of the epoch's random order are looked at together to sort them, or to pack them.",
+    buffer: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description="How many samples of the epoch's random order are looked at together. Default: 1,000 to pack; to sort, "
+        "those of 50 forward passes (as transformers does), at most a quarter of all.",
     )
 
     @property
@@ -57,7 +56,7 @@ class BatchingConfig(Section):
             found.append(("group_by", "stands beside `mode: pack`, which mixes samples to fill packs: leave one of them out"))
         if values.get("max_images") is not None and values.get("max_tokens") is None and not packs:
             found.append(("max_images", "needs `max_tokens`, as without it a piece is one sample: add it, or leave this out"))
-        if values.get("buffer", _BUFFER) != _BUFFER and not (packs or grouped):
+        if values.get("buffer") is not None and not (packs or grouped):
             found.append(
                 ("buffer", "needs `mode: pack` or `group_by`, as otherwise nothing is sorted: add one, or leave this out")
             )

@@ -12,7 +12,7 @@ from vlmzoo.data.randomness import keyed_generator
 from vlmzoo.data.stream import Indexes, Order, Permutation
 
 _SHORT = 0.2  # the share of samples that count as short ones
-_GROUPS = 16  # how many groups of packs are sorted by images together
+_GROUPS = 4  # groups of packs that are sorted by images together: more would be more alike, and less random
 
 
 class Packed(Order):

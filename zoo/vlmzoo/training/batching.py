@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from vlmzoo.config import Recipe, StageConfig
 from vlmzoo.data import BatchStream, Collator, StreamState
-from vlmzoo.data.grouping import Budget, Grouped
+from vlmzoo.data.grouping import Budget, Grouped, sorting_buffer
 from vlmzoo.data.lengths import LENGTHS, Lengths, Rows, refuse_longer, sample_lengths
 from vlmzoo.data.packing import Packed
 from vlmzoo.data.stream import Order, Permutation
@@ -35,9 +35,10 @@ def _order(stage: StageConfig, rows: Rows, collate: Collator, lengths: Lengths |
     if batching.max_tokens is not None:
         budget = Budget(batching.max_tokens, batching.max_images, padded=not collate.flatten)
         if batching.mode == "pack":
-            return Packed(lengths, budget=budget, group=stage.micro_batch, buffer=batching.buffer, seed=seed)
-    group, buffer = stage.micro_batch, batching.buffer
-    return Grouped(lengths, by=batching.group_by, budget=budget, group=group, buffer=buffer, seed=seed)
+            buffer = batching.buffer or 1000
+            return Packed(lengths, budget=budget, group=stage.micro_batch, buffer=buffer, seed=seed)
+    buffer = batching.buffer or sorting_buffer(lengths, stage.micro_batch, budget)
+    return Grouped(lengths, by=batching.group_by, budget=budget, group=stage.micro_batch, buffer=buffer, seed=seed)
 
 
 def stage_lengths(
