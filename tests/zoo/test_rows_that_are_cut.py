@@ -121,5 +121,17 @@ def test_a_length_beyond_the_positions_of_the_model_is_refused(folder):
         "stage `first`: `max_length` (=601) is more than the 600 positions that the language model has: lower it, or take a "
         "language model with more"
     )
+    with pytest.raises(AssemblyError, match=r"`max_length` \(=601\) is more than the 600 positions"):
+        vlmzoo.plan(plan)
     with pytest.raises(ConfigError, match="too_long: must be one of `refuse`, `cut`"):
         load_recipe(recipe(folder, SHORT, too_long="truncate"))
+
+
+@pytest.mark.parametrize(("most", "room"), [(16, False), (17, True)])
+def test_a_plan_says_where_no_image_has_room(folder, most, room):
+    """16 slots, and a token of a word."""
+    notes = vlmzoo.plan(load_recipe(recipe(folder, SHORT, max_length=most))).notes
+    said = f"stage `first`: an image has 16 tokens in the text, and a row may have {most} (`max_length`)"
+    assert [note for note in notes if "max_length" in note] == (
+        [] if room else [f"{said}: no row with such an image can be learnt"]
+    )

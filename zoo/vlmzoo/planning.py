@@ -23,6 +23,7 @@ from vlmzoo.model.shapes import shapes_at
 from vlmzoo.objectives import stage_objective
 from vlmzoo.offline import offline
 from vlmzoo.training.optimization import fresh_state
+from vlmzoo.training.row_length import note_of_length, row_length
 from vlmzoo.training.trainable import refusals, settle
 from vlmzoo_registry import AssemblyError, Catalogue, ImageSize, LayersConnector, Objective
 from vlmzoo_registry.notes import Note
@@ -116,9 +117,12 @@ def plan(
     with offline(), torch.device("meta"), KnownShapes(), _noted() as notes:
         parts = assemble(model, described=True)
         objectives = [stage_objective(stage, parts.language, model.language.component.full_name) for stage in stages]
+        lengths = [row_length(stage, parts.language) for stage in stages]
         notes += _meet_tokenizer(model, stages, objectives, parts)
         weights = _weights(model, parts)  # before adapters come on top
         images = _images(model, parts, published)
+        for stage, rule in zip(stages, lengths, strict=True):
+            notes += note_of_length(stage, rule, images[0].text_slots)
         trained = _train(parts, stages, images[0])
     return _describe(model, parts, weights, images, trained, tuple(dict.fromkeys(notes)))
 

@@ -11,11 +11,11 @@ from vlmzoo.assemble import make_template
 from vlmzoo.config import StageConfig
 from vlmzoo.data import Collator
 from vlmzoo.data.reader import SampleImages
-from vlmzoo.data.truncation import LengthRule
 from vlmzoo.model.vlm import VLM
 from vlmzoo.objectives import stage_objective, standing
+from vlmzoo.training.row_length import positions, row_length
 from vlmzoo.training.sources import leave_out_bad_rows, open_source
-from vlmzoo_registry import AssemblyError, DataError, Dataset, Fault, Sample
+from vlmzoo_registry import DataError, Dataset, Fault, Sample
 from vlmzoo_registry.errors import faults_message
 
 _LOOKED_AT = 64  # samples of a fingerprint
@@ -105,13 +105,6 @@ def make_collator(model: VLM, stage: StageConfig, *, seed: int = 0, images: Samp
     language model cannot be trained with the objective, and where rows may be longer than it has positions for.
     """
     tokenizer = model.processor.tokenizer
-    positions = _positions(model)
-    most = stage.max_length or positions
-    if most > positions:
-        raise AssemblyError(
-            f"stage `{stage.name}`: `max_length` (={most}) is more than the {positions} positions that the language model has: "
-            "lower it, or take a language model with more"
-        )
     objective = stage_objective(stage, model.language, model.config.model["language"]["name"])
     return Collator(
         objective=objective.bind(tokenizer),
@@ -119,15 +112,9 @@ def make_collator(model: VLM, stage: StageConfig, *, seed: int = 0, images: Samp
         tokenizer=tokenizer,
         image_token=model.processor.image_token,
         images=model.processor.images if images is None else images,
-        max_length=positions,
-        length=LengthRule(most, cuts=stage.too_long == "cut"),
+        max_length=positions(model.language),
+        length=row_length(stage, model.language),
         instructions=model.processor.instructions,
         key=(seed, stage.name),
         flatten=standing(stage, objective, model.language, model.config.model["language"]["name"]).flat,
     )
-
-
-def _positions(model: VLM) -> int:
-    """What the language model has positions for; a model without a stated limit takes any length."""
-    limit = getattr(model.language.text_config, "max_position_embeddings", None)
-    return limit if isinstance(limit, int) and limit > 0 else 1_000_000
