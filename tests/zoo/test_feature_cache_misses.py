@@ -10,9 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
 import torch
 from feature_runs import built, counted_views, mixed_recipe, prepared, shards, write_mixed_rows
+from pyarrow import parquet
 from safetensors import safe_open
 from safetensors.torch import save_file
 from small_models import LLAMA, causal_lm, picture, section
@@ -131,6 +133,24 @@ def test_another_layout(other: dict[str, Any], rows: Path) -> None:
     views = encoded(mixed_recipe(rows, other))
     assert views >= 4
     assert encoded(mixed_recipe(rows, section() | TILES)) == 0
+
+
+def test_the_same_bytes_in_another_dataset_are_the_same_image(rows: Path, tmp_path: Path) -> None:
+    encoded(mixed_recipe(rows))
+    lines = [json.loads(line) for line in (rows / "rows.jsonl").read_text().splitlines()]
+    table = {
+        "messages": [line["messages"] for line in lines],
+        "images": [[{"bytes": (rows / name).read_bytes()} for name in line["images"]] for line in lines],
+    }
+    parquet.write_table(pyarrow.table(table), tmp_path / "rows.parquet")
+    plan = mixed_recipe(rows, data=[{"name": "arrow", "path": str(tmp_path / "rows.parquet")}])
+    assert encoded(plan) == 0
+    for shard in shards():
+        shard.unlink()
+    assert encoded(plan) == 4
+    run = prepared(plan)
+    pixels = run.pixels([run.samples[3]])["pixel_values"][0]
+    torch.testing.assert_close(run.features([run.samples[3]])["vision_features"][0], run.model.see(pixels).tokens)
 
 
 def test_another_precision_another_library_another_product(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:

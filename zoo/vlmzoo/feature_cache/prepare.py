@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, TypeVar, cast
 
 import torch
 from jaxtyping import Float
@@ -30,21 +30,36 @@ from vlmzoo_registry import Arrangement, AssemblyError, DataError, ImageSize
 from vlmzoo_registry.scan_cache import cache_folder
 
 SHARD_BYTES = 2**27
-"""Features come to about so many bytes per file: what an interruption loses at most."""
+"""Features come to about so many bytes per file: what a crash loses at most."""
+
+_AHEAD = 64  # images whose bytes are read ahead
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An image that has no features yet: what it is known by, and where it stands, as it may hold its bytes itself."""
+
+    content: str
+    row: int
+    place: int
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """An image that has no features yet: what it is known by, what opens it, and the row it is first seen in."""
+class Shown:
+    """An image of a row: where it stands, what opens it, and where it comes from."""
 
-    content: str
+    row: int
+    place: int
     image: Opener
     source: str
 
 
 @dataclass(frozen=True)
 class Opened:
-    """Such an image, opened: its size, how it is cut, and the pixels of its views."""
+    """An image that is to be encoded, opened: its size, how it is cut, and the pixels of its views."""
 
     content: str
     size: ImageSize
@@ -89,12 +104,13 @@ def prepare_features(
     store = FeatureStore(features_folder() / key_sha256(key)[:32], key)
     rank, ranks = share
     own = sorted(set(drawn))[rank::ranks]
-    found, wanted = _missing(samples, own, reader, store)
+    found, wanted = _missing(samples, own, reader, store, stage=stage, threads=threads, console=console)
     for reason in store.removed:
         _say(console, f"Stage `{stage}`: {reason}; it is removed, and its images are encoded again.")
     if wanted:
         _encode_all(
             vlm,
+            samples,
             reader,
             store,
             wanted,
@@ -107,7 +123,8 @@ def prepare_features(
     wait()
     store.refresh()
     count, new = found + len(wanted), len(wanted)
-    _say(console, f"Stage `{stage}`: features of {count} images are read from {store.folder}, {new} were encoded now")
+    whose = "" if ranks == 1 else f", the share of one of {ranks} processes,"
+    _say(console, f"Stage `{stage}`: features of {count} images{whose} are read from {store.folder}, {new} were encoded now")
     return FeatureReader(reader, store)
 
 
@@ -132,22 +149,49 @@ def encode_views(
     return cast(list[Tensor], tokens)
 
 
-def _missing(samples: Samples, indexes: Sequence[int], reader: ImageReader, store: FeatureStore) -> tuple[int, list[Wanted]]:
+def _missing(
+    samples: Samples,
+    indexes: Sequence[int],
+    reader: ImageReader,
+    store: FeatureStore,
+    *,
+    stage: str,
+    threads: int,
+    console: Console | None,
+) -> tuple[int, list[Wanted]]:
     """How many different images of these samples are kept, and those that are not."""
     seen: set[str] = set()
     found, wanted = 0, []
-    for index in indexes:
-        sample = samples[index]
-        for place, image in enumerate(sample.images):
-            known = content(image)
+    with (
+        _progress(console, f"{stage}: looking at images", len(indexes), "rows") as advance,
+        closing(ahead(_known, _images(samples, indexes, advance), threads=threads, most=_AHEAD)) as images,
+    ):
+        for shown, known in images:
             if known in seen:
                 continue
             seen.add(known)
             if _is_kept(known, reader, store):
                 found += 1
             else:
-                wanted.append(Wanted(known, image, f"{sample.source}, image {place}"))
+                wanted.append(Wanted(known, shown.row, shown.place))
     return found, wanted
+
+
+def _images(samples: Samples, indexes: Sequence[int], advance: Callable[[int], None]) -> Iterator[Shown]:
+    """The images of these samples, one after the other."""
+    for index in indexes:
+        yield from _shown(samples, index)
+        advance(1)
+
+
+def _shown(samples: Samples, row: int) -> list[Shown]:
+    """The images of a sample."""
+    sample = samples[row]
+    return [Shown(row, place, image, f"{sample.source}, image {place}") for place, image in enumerate(sample.images)]
+
+
+def _known(shown: Shown) -> tuple[Shown, str]:
+    return shown, content(shown.image)
 
 
 def _is_kept(known: str, reader: ImageReader, store: FeatureStore) -> bool:
@@ -161,6 +205,7 @@ def _is_kept(known: str, reader: ImageReader, store: FeatureStore) -> bool:
 
 def _encode_all(
     vlm: VLM,
+    samples: Samples,
     reader: ImageReader,
     store: FeatureStore,
     wanted: Sequence[Wanted],
@@ -175,10 +220,11 @@ def _encode_all(
     pending: list[Features] = []
     done = 0
     read = partial(_read, reader)
+    again = ((one.content, _shown(samples, one.row)[one.place]) for one in wanted)
     with (
         Interruption() as interruption,
-        _progress(console, stage, len(wanted)) as advance,
-        closing(ahead(read, wanted, threads=threads, most=2 * batch_size)) as images,
+        _progress(console, f"{stage}: encoding", len(wanted), "images") as advance,
+        closing(ahead(read, again, threads=threads, most=2 * batch_size)) as images,
     ):
         while batch := list(islice(images, batch_size)):
             tokens = encode_views(vlm, [image.views for image in batch], precision)
@@ -199,28 +245,30 @@ def _encode_all(
             store.write(pending)
 
 
-def _read(reader: ImageReader, wanted: Wanted) -> Opened:
+def _read(reader: ImageReader, wanted: tuple[str, Shown]) -> Opened:
     """An image, cut. Raises `DataError` where it cannot be read, or is another one meanwhile."""
-    image = wanted.image()
-    if content(wanted.image) != wanted.content:
-        raise DataError(f"{wanted.source} changed while it was read: let it be, and start the same command again")
+    known, shown = wanted
+    image = shown.image()
+    if content(shown.image) != known:
+        raise DataError(f"{shown.source} changed while it was read: let it be, and start the same command again")
     size = (image.height, image.width)
-    views = torch.stack(reader.views(image, wanted.source))
-    return Opened(wanted.content, size, reader.layout.fixed or reader.layout.arrangement(size), views)
+    views = torch.stack(reader.views(image, shown.source))
+    return Opened(known, size, reader.layout.fixed or reader.layout.arrangement(size), views)
 
 
-def ahead(
-    read: Callable[[Wanted], Opened], wanted: Iterable[Wanted], *, threads: int, most: int
-) -> Generator[Opened, None, None]:
-    """Every image in its order, read by so many threads, at most so many before they are asked for; 0 reads them here."""
+def ahead(function: Callable[[Item], Made], items: Iterable[Item], *, threads: int, most: int) -> Generator[Made, None, None]:
+    """What the function makes of each item, in their order: in so many threads, at most so many before they are asked for.
+
+    0 threads: in this one, when it is asked for.
+    """
     if not threads:
-        yield from map(read, wanted)
+        yield from map(function, items)
         return
     pool = ThreadPoolExecutor(threads)
-    waiting: deque[Future[Opened]] = deque()
+    waiting: deque[Future[Made]] = deque()
     try:
-        for one in wanted:
-            waiting.append(pool.submit(read, one))
+        for item in items:
+            waiting.append(pool.submit(function, item))
             if len(waiting) >= most:
                 yield waiting.popleft().result()
         while waiting:
@@ -230,15 +278,15 @@ def ahead(
 
 
 @contextmanager
-def _progress(console: Console | None, stage: str, count: int) -> Iterator[Callable[[int], None]]:
-    """What is called with the number of images that were encoded; shows a bar where there is a console."""
+def _progress(console: Console | None, title: str, count: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """What is called with how many more are done; shows a bar meanwhile, where there is a console."""
     if console is None:
-        yield lambda images: None
+        yield lambda more: None
         return
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("images"), TimeElapsedColumn(), TextColumn("left"))
-    with Progress(TextColumn("{task.description}"), *columns, TimeRemainingColumn(), console=console) as bar:
-        task = bar.add_task(f"{stage}: encoding", total=count)
-        yield lambda images: bar.advance(task, images)
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(), TextColumn("left"))
+    with Progress(TextColumn("{task.description}"), *columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+        task = bar.add_task(title, total=count)
+        yield lambda more: bar.advance(task, more)
 
 
 def _say(console: Console | None, line: str) -> None:
