@@ -12,11 +12,13 @@ from PIL import Image
 from sound_parts import (
     SoundConnector,
     SoundDataset,
+    SoundInstructed,
     SoundLanguage,
     SoundLayers,
     SoundLayout,
     SoundMetric,
     SoundObjective,
+    SoundReader,
     SoundRule,
     SoundTemplate,
     SoundVision,
@@ -883,6 +885,218 @@ class LanguageWithoutAnEnd(SoundLanguage):
     def __init__(self, config):
         super().__init__(config)
         self._tokenizer.eos_token = None
+
+
+# Language models that are told more than text
+
+NOT_APART = "rows_in_one_sequence_stay_apart"
+
+
+@fault("language_model", "reads_what_it_declares", "`segment_ids`: [1, 1, 1] for the last tokens instead of 0 changes nothing")
+class LanguageThatForgetsSegments(SoundReader):
+    """Takes them, and drops them."""
+
+    def told(self, embeddings, segment_ids, span_positions):
+        return super().told(embeddings, None, span_positions)
+
+
+@fault(
+    "language_model", "reads_what_it_declares", "`span_positions`: [1, 2, 3] for the last tokens instead of 0 changes nothing"
+)
+class LanguageThatForgetsSpans(SoundReader):
+    def told(self, embeddings, segment_ids, span_positions):
+        return super().told(embeddings, segment_ids, None)
+
+
+@fault("language_model", "reads_what_it_declares", "`span_positions`: what is told of one row changes another")
+class LanguageThatTellsAll(SoundReader):
+    """Adds the places of the whole batch to every row."""
+
+    def told(self, embeddings, segment_ids, span_positions):
+        places = None if span_positions is None else span_positions.amax(0, keepdim=True).expand_as(span_positions)
+        return super().told(embeddings, segment_ids, places)
+
+
+@fault(
+    "language_model",
+    "reads_what_it_declares",
+    "`full_prefix`: in a prefix of 9 tokens the first does not see token 8",
+)
+class LanguageThatStaysCausal(SoundReader):
+    def opened(self, prefix_mask):
+        return torch.zeros(1, 1, 1, dtype=torch.bool)
+
+
+@fault(
+    "language_model",
+    "reads_what_it_declares",
+    "`full_prefix`: behind a prefix of 4 tokens, token 4 moves what is said before it by",
+)
+class LanguageThatOpensAll(SoundReader):
+    """Its prefix sees what is said behind it."""
+
+    def opened(self, prefix_mask):
+        return prefix_mask[:, :, None]
+
+
+@fault(
+    "language_model",
+    "reads_what_it_declares",
+    "`full_prefix`: padding behind a row that is a prefix moves its logits by",
+)
+class LanguageWhosePrefixSeesPadding(SoundReader):
+    def decode(self, embeddings, *, attention_mask=None, prefix_mask=None, **told):
+        if prefix_mask is not None:
+            attention_mask = None
+            prefix_mask = prefix_mask | prefix_mask.any(1, keepdim=True) & (torch.arange(prefix_mask.shape[1]) == 8)
+        return super().decode(embeddings, attention_mask=attention_mask, prefix_mask=prefix_mask, **told)
+
+
+@fault("language_model", "reads_what_it_declares", "`full_prefix`: it is read as a prefix, and `prefix` is none")
+class LanguageWithoutAPrefix(SoundReader):
+    prefix = "none"
+
+
+@fault("language_model", "reads_what_it_declares", "`sentence_labels`: `sentence_head` gives (2, 3) for hidden states (2, 16)")
+class LanguageWithThreeAnswers(SoundReader):
+    def __init__(self, config):
+        super().__init__(config)
+        self.sentences = nn.Linear(config.width, 3)
+
+
+@fault("language_model", "reads_what_it_declares", "`sentences` is nothing that an objective asks for")
+class LanguageThatReadsAnythingAtAll(SoundReader):
+    reads = SoundReader.reads | {"sentences"}
+
+
+@fault(
+    "language_model",
+    "reads_what_it_declares",
+    "`segment_ids`: TypeError",
+    also=(NOT_APART,),
+)
+class LanguageThatTakesNoSegments(SoundReader):
+    def decode(self, embeddings, *, attention_mask=None, position_ids=None, cache=None, prefix_mask=None, row_lengths=None):
+        return super().decode(
+            embeddings,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            cache=cache,
+            prefix_mask=prefix_mask,
+            row_lengths=row_lengths,
+        )
+
+
+@fault("language_model", NOT_APART, "rows of 4, 1, 3 tokens are not what they are alone\n  - row 1, of 1 tokens, differs by")
+class LanguageThatSeesItsNeighbours(SoundReader):
+    def apart(self, row_lengths):
+        return torch.ones(1, 1, dtype=torch.bool)
+
+
+@fault("language_model", NOT_APART, "row 2, of 3 tokens, differs by")
+class LanguageThatSeesOneTokenTooMany(SoundReader):
+    """Its borders lie one token too early: the last of a row is the first of the next."""
+
+    def apart(self, row_lengths):
+        apart = super().apart(row_lengths)
+        return apart | apart.roll((1, 1), (0, 1))
+
+
+@fault("language_model", NOT_APART, "row 1, of 1 tokens, differs by")
+class LanguageThatCountsOn(SoundReader):
+    """Learned positions that go on at the border."""
+
+    def decode(self, embeddings, *, position_ids=None, row_lengths=None, segment_ids=None, span_positions=None, **told):
+        if row_lengths is not None:
+            span_positions = torch.arange(embeddings.shape[1])[None].clamp(max=7)
+        return super().decode(
+            embeddings,
+            position_ids=position_ids,
+            row_lengths=row_lengths,
+            segment_ids=segment_ids,
+            span_positions=span_positions,
+            **told,
+        )
+
+
+@fault("language_model", NOT_APART, "row 2 with a prefix of 2, of 3 tokens, differs by")
+class LanguageWhoseFirstRowAloneHasAPrefix(SoundReader):
+    def decode(self, embeddings, *, prefix_mask=None, row_lengths=None, **told):
+        if prefix_mask is not None and row_lengths is not None:
+            prefix_mask = prefix_mask & (torch.arange(prefix_mask.shape[1]) < row_lengths[0])
+        return super().decode(embeddings, prefix_mask=prefix_mask, row_lengths=row_lengths, **told)
+
+
+# Connectors that read the instruction
+
+
+@fault("connector with text", "reads_the_instruction", "instead of 'What is in this picture?' changes nothing of the row")
+class InstructedThatDoesNotListen(SoundInstructed):
+    def asked(self, ids, mask):
+        return self.words.weight.mean(0).expand(len(ids), -1)
+
+
+@fault(
+    "connector with text",
+    "reads_the_instruction",
+    "another instruction of row 1 moves the tokens of row 0 by",
+)
+class InstructedThatMixesInstructions(SoundInstructed):
+    def asked(self, ids, mask):
+        return super().asked(ids, mask).mean(0, keepdim=True).expand(len(ids), -1)
+
+
+@fault(
+    "connector with text",
+    "padding_of_the_instruction_changes_nothing",
+    "for 'What is in this picture?', padding behind it moves the tokens by",
+    also=("reads_the_instruction",),
+)
+class InstructedThatReadsPadding(SoundInstructed):
+    def asked(self, ids, mask):
+        return super().asked(ids, torch.ones_like(mask))
+
+
+@fault(
+    "connector with text",
+    "padding_of_the_instruction_changes_nothing",
+    "for '' with padding behind it the tokens are not finite",
+)
+class InstructedThatDividesByNoWords(SoundInstructed):
+    def asked(self, ids, mask):
+        return (self.words(ids) * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
+
+
+@fault(
+    "connector with text",
+    "takes_every_id_of_its_tokenizer",
+    "ids, and not every one of them can be read: IndexError",
+)
+class InstructedWithFewWords(SoundInstructed):
+    def __init__(self, config, context):
+        super().__init__(config, context)
+        self.words = nn.Embedding(len(self.tokenizer) - 1, self.width)
+
+
+@fault(
+    "connector",
+    "returns_what_it_declares",
+    "its description lacks the capability `text`, and it is an `InstructedConnector`",
+)
+class InstructedThatDoesNotSayIt(SoundInstructed): ...
+
+
+@fault(
+    "connector with text",
+    "returns_what_it_declares",
+    "its description has the capability `text`, and it is no `InstructedConnector`",
+    also=(
+        "reads_the_instruction",
+        "padding_of_the_instruction_changes_nothing",
+        "takes_every_id_of_its_tokenizer",
+    ),
+)
+class ConnectorThatSaysItReads(SoundConnector): ...
 
 
 # Templates

@@ -1,6 +1,7 @@
 """One part of each kind to which every check of its kind applies and that passes them all: the broken ones derive from it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from PIL import Image
@@ -8,7 +9,22 @@ from torch import nn
 
 from vlmzoo_connectors.cross_attention import CrossAttention
 from vlmzoo_layouts.anyres import Anyres
-from vlmzoo_registry import DataError, Dataset, Metric, Objective, Rendered, Rule, Ruled, Sample, Span, Template, Turn
+from vlmzoo_registry import (
+    DataError,
+    Dataset,
+    InstructedConnector,
+    Metric,
+    Objective,
+    Rendered,
+    Rule,
+    Ruled,
+    Sample,
+    Span,
+    Template,
+    Turn,
+    check_tokens,
+)
+from vlmzoo_registry.byte_tokenizer import byte_tokenizer
 from vlmzoo_registry.component import Component
 from vlmzoo_registry.spec import ComponentSpec
 from vlmzoo_registry.tasks import IMAGE, marker_positions
@@ -19,6 +35,7 @@ from vlmzoo_toy.vision import ToyVision
 KINDS = {
     "vision_encoder": ("vision_encoder", "part_options:VisionOptions", {}, frozenset()),
     "connector": ("connector", "part_options:NoOptions", {}, frozenset()),
+    "connector with text": ("connector", "part_options:NoOptions", {}, frozenset({"text"})),
     "connector with layers": (
         "connector",
         "vlmzoo_connectors.config:CrossAttentionConfig",
@@ -72,6 +89,110 @@ class SoundLanguage(ToyLanguage):
         for layer in self.layers:
             hidden = layer(hidden, places.expand_as(ids), visible, None)
         return self.logits(self.norm(hidden))
+
+
+class SoundReader(SoundLanguage):
+    """The toy language model, told all that an objective may tell a model."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.segments, self.spans = nn.Embedding(2, config.width), nn.Embedding(8, config.width)
+        self.sentences = nn.Linear(config.width, 2)
+
+    prefix = "optional"
+    reads = frozenset({"full_prefix", "segment_ids", "span_positions", "sentence_labels", "row_lengths"})
+
+    @property
+    def sentence_head(self):
+        return self.sentences
+
+    @property
+    def embedding(self):
+        return self.tokens
+
+    def told(self, embeddings, segment_ids, span_positions):
+        nothing = torch.zeros(embeddings.shape[:2], dtype=torch.long)
+        segments = self.segments(nothing if segment_ids is None else segment_ids)
+        return embeddings + segments + self.spans(nothing if span_positions is None else span_positions)
+
+    def opened(self, prefix_mask):
+        """Which positions see each other because they are of the prefix, [B, S, S]."""
+        return prefix_mask[:, :, None] & prefix_mask[:, None]
+
+    def apart(self, row_lengths):
+        """Which positions are of one row, [S, S]."""
+        rows = torch.arange(len(row_lengths)).repeat_interleave(row_lengths)
+        return rows == rows[:, None]
+
+    def decode(
+        self,
+        embeddings,
+        *,
+        attention_mask=None,
+        position_ids=None,
+        cache=None,
+        prefix_mask=None,
+        segment_ids=None,
+        span_positions=None,
+        row_lengths=None,
+    ):
+        check_tokens("dummy/part", "embeddings", embeddings, self.width)
+        past = 0 if cache is None else cache.get_seq_length()
+        total = past + embeddings.shape[1]
+        mask = torch.ones(len(embeddings), total, dtype=torch.long) if attention_mask is None else attention_mask
+        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, past:] if position_ids is None else position_ids
+        places = torch.arange(total)
+        visible = (places <= places[past:, None]).expand(len(embeddings), -1, -1)
+        if prefix_mask is not None:
+            visible = visible | self.opened(prefix_mask)
+        if row_lengths is not None:
+            visible = visible & self.apart(row_lengths)
+        visible = (visible & mask.bool()[:, None]) | (places == places[past:, None])
+        hidden = self.told(embeddings, segment_ids, span_positions)
+        for layer in self.layers:
+            hidden = layer(hidden, positions, visible[:, None], cache)
+        return self.norm(hidden)
+
+    def reference_logits(self, ids):
+        hidden, places = self.told(self.tokens(ids), None, None), torch.arange(ids.shape[1])
+        visible = (places <= places[:, None]).expand(len(ids), 1, -1, -1)
+        for layer in self.layers:
+            hidden = layer(hidden, places.expand_as(ids), visible, None)
+        return self.logits(self.norm(hidden))
+
+
+class SoundInstructed(InstructedConnector):
+    """The mean of the words beside each image token, mapped by one matrix."""
+
+    def __init__(self, config, context):
+        super().__init__()
+        self.width, self._output_width = context.input.width, context.target_width
+        self.words = nn.Embedding(len(self.tokenizer), self.width)
+        self.map = nn.Linear(2 * self.width, self._output_width)
+
+    @property
+    def output_width(self):
+        return self._output_width
+
+    @property
+    def tokenizer(self):
+        return byte_tokenizer()
+
+    def output_grid(self, grid):
+        return grid
+
+    def token_count(self, grid, count):
+        return count
+
+    def asked(self, ids, mask):
+        """The mean of the words of each row, [B, D]; 0 for a row without words."""
+        real = mask[:, :, None].float()
+        return (self.words(ids) * real).sum(1) / real.sum(1).clamp(min=1)
+
+    def forward(self, features, instruction_ids, instruction_mask):
+        check_tokens("dummy/part", "tokens", features.tokens, self.width)
+        asked = self.asked(instruction_ids, instruction_mask)[:, None].expand(-1, features.tokens.shape[1], -1)
+        return replace(features, tokens=self.map(torch.cat([features.tokens, asked], 2)))
 
 
 class SoundLayout(Anyres):
@@ -174,8 +295,9 @@ SOUND = {
     for battery, factory in {
         "vision_encoder": SoundVision,
         "connector": SoundConnector,
+        "connector with text": SoundInstructed,
         "connector with layers": SoundLayers,
-        "language_model": SoundLanguage,
+        "language_model": SoundReader,
         "layout": SoundLayout,
         "template": SoundTemplate,
         "objective": SoundObjective,

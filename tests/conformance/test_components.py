@@ -27,9 +27,11 @@ MAY_NOT_APPLY = {
     "gradients_reach_every_parameter",
     "ids_and_embeddings_agree",
     "tiles_stand_row_by_row",
+    "reads_what_it_declares",
+    "rows_in_one_sequence_stay_apart",
 }
 """Checks that some of our own components have no part in: no unused parameters, no parameters, no second way to logits, no
-tiles."""
+tiles, nothing that a language model reads beside text, no rows one after the other."""
 
 
 @pytest.mark.parametrize("component", COMPONENTS, ids=lambda component: component.full_name)

