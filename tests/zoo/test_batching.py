@@ -18,7 +18,7 @@ from vlmzoo.data.lengths import LENGTHS, sample_lengths
 from vlmzoo.training.history import read_log
 from vlmzoo.training.samples import make_collator, stage_samples
 from vlmzoo.training.train import train
-from vlmzoo_registry import AssemblyError, ConfigError, DataError
+from vlmzoo_registry import AssemblyError, ConfigError, DataError, PluginError
 
 WORDS = [
     "a",
@@ -219,3 +219,16 @@ def test_an_objective_that_changes_lengths_has_no_budget_of_tokens(rows: Path) -
     given = recipe(rows, model, objective="blank_infilling", batching={"max_tokens": 500})
     with pytest.raises(AssemblyError, match=r"`tasks/blank_infilling` makes rows of other lengths in every epoch, for which"):
         vlmzoo.plan(load_recipe(given))
+
+
+def test_an_objective_that_hides_that_it_changes_lengths_is_found(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = load_recipe(recipe(rows))
+    collate, samples = make_collator(vlmzoo.build(plan.model), plan.stages[0]), stage_samples(plan.stages[0])
+    longer = lambda row, generator: replace(row, input_ids=row.input_ids.repeat(2), labels=row.labels.repeat(2))  # noqa: E731
+    monkeypatch.setattr(collate.objective, "corrupt", longer)
+    with pytest.raises(
+        PluginError, match=r"rows\.json:1: the objective made \d+ tokens of \d+, and says of itself that it keeps"
+    ):
+        collate.encode(samples[0])
+    monkeypatch.setattr(type(collate.objective), "keeps_length", False)
+    assert len(collate.encode(samples[0]).input_ids) > 2

@@ -18,7 +18,7 @@ from vlmzoo.data.randomness import keyed_generator
 from vlmzoo.data.reader import SampleImages
 from vlmzoo.data.row_batch import prefix_length, rows_batch
 from vlmzoo.data.truncation import Fitted, LengthRule, TooLongError, cut_to
-from vlmzoo_registry.errors import DataError
+from vlmzoo_registry.errors import DataError, PluginError
 from vlmzoo_registry.layout import ImageText
 from vlmzoo_registry.tasks import IMAGE, Objective, Sample, Template
 from vlmzoo_registry.token_row import TokenRow
@@ -147,6 +147,12 @@ class Collator:
         row = replace(fitted.row, sentence_label=sample.label)
         try:
             row = self.objective.corrupt(row, keyed_generator(*self.key, sample.epoch, sample.id, "corrupt"))
+            before, after = len(fitted.row.input_ids), len(row.input_ids)
+            if self.objective.keeps_length and after != before:
+                raise PluginError(
+                    f"{sample.source}: the objective made {after} tokens of {before}, and says of itself that it keeps lengths "
+                    "(`keeps_length`), by which batches are filled: let it say False"
+                )
             if self.objective.attention != "causal":
                 prefix_length(row, self.objective)
         except DataError as error:
