@@ -81,7 +81,9 @@ class Dataset(ABC):
     """Implement this to bring a data source; constructed as `factory(config)`.
 
     Bad rows raise `DataError` naming file:line:field: `BadRowsError` with all of them where the others can be used without.
-    A component of this kind has no option called `rules`, which a recipe writes beside the options.
+    The `workers` of a stage are forked: what is read row by row is opened when a row is read, as all of them would share the
+    position in a file that was open before. A component of this kind has no option called `rules`, which a recipe writes beside
+    the options.
     """
 
     @abstractmethod

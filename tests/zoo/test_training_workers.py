@@ -365,11 +365,12 @@ def test_a_file_that_workers_would_share_is_found(
 
 
 def test_a_run_with_workers_is_the_run_without(tmp_path: Path) -> None:
-    """Also where it is stopped while they have read ahead, and taken up."""
+    """Also where it is stopped while they have read ahead, and taken up with fewer, which is no other recipe."""
     rows = write_rows(tmp_path)
     train(recipe(rows), output=tmp_path / "without")
     stopped(tmp_path / "with", recipe(rows, workers=2), "align", 3)
-    train(recipe(rows, workers=2), output=tmp_path / "with")
+    train(recipe(rows, workers=1), output=tmp_path / "with")
+    assert [stage["workers"] for stage in json.loads((tmp_path / "with" / "recipe.json").read_text())["stages"]] == [1, 1]
     for stage in ("align", "instruct"):
         one, other = (read_log(tmp_path / run / stage) for run in ("without", "with"))
         assert one.losses == other.losses

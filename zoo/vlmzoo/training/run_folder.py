@@ -18,8 +18,14 @@ _ABSENT = object()
 
 
 def recipe_digest(recipe: Recipe) -> str:
-    """The SHA-256 of a whole recipe, which its checkpoints record."""
-    return hashlib.sha256(json.dumps(recipe.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+    """The SHA-256 of a whole recipe but for its `workers`, which its checkpoints record."""
+    return hashlib.sha256(json.dumps(_learnt(recipe.model_dump(mode="json")), sort_keys=True).encode()).hexdigest()
+
+
+def _learnt(recipe: dict[str, Any]) -> dict[str, Any]:
+    """What of a recipe decides about what is learnt: not how many processes read, so a run may go on with fewer of them."""
+    stages = [{key: value for key, value in stage.items() if key != "workers"} for stage in recipe["stages"]]
+    return {**recipe, "stages": stages}
 
 
 def claim(output: Path, recipe: Recipe, *, writes: bool) -> None:
@@ -29,10 +35,10 @@ def claim(output: Path, recipe: Recipe, *, writes: bool) -> None:
     """
     kept, wanted = output / RECIPE, recipe.dump()
     there = _read(kept)
-    if there != wanted:
+    if there is None or _learnt(there) != _learnt(wanted):
         trained = sorted({path.parent.name for name in (CHECKPOINT, RESUME) for path in output.glob(f"*/{name}")})
         if trained:
-            differing = ["its recipe is not known"] if there is None else list(differences(there, wanted))
+            differing = ["its recipe is not known"] if there is None else list(differences(_learnt(there), _learnt(wanted)))
             raise ResourceError(
                 f"`{output}` holds what another recipe has trained ({', '.join(trained)}): choose another `--output`, go back "
                 "to that recipe, or remove the folder",
@@ -49,12 +55,14 @@ def claim(output: Path, recipe: Recipe, *, writes: bool) -> None:
         raise ResourceError(f"`{output}` cannot be written ({error}): choose another `--output`") from error
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path) -> dict[str, Any] | None:
     """The recipe that is kept; None where there is none that could be read."""
     try:
-        return json.loads(path.read_bytes())
+        found = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
+    stages = found.get("stages") if isinstance(found, dict) else None
+    return found if isinstance(stages, list) and all(isinstance(stage, dict) for stage in stages) else None
 
 
 def differences(there: Any, here: Any, field: str = "") -> Iterator[str]:
