@@ -7,14 +7,17 @@ pass does not reach is unused.
 
 import inspect
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import isqrt
+from threading import RLock
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from vlmzoo_registry import AssemblyError, ConfigError, FeatureShape, Grid
 from vlmzoo_transformers.patches import Patches
@@ -28,6 +31,9 @@ _NEEDS = (
 
 
 Maps = Literal["channels first", "channels last"]
+
+# The models of one architecture share a twin, and what watches its calls must not see those of another thread.
+_ALONE = RLock()
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,7 @@ class Tower:
     patches: Patches | None
     stride: tuple[int, int]
     _measured: dict[Grid, Layers] = field(default_factory=dict)
+    _unused: dict[tuple[tuple[str, ...], bool], frozenset[str]] = field(default_factory=dict)
 
     def measure(self, size: Grid) -> Layers:
         """What the layers give at this size (height, width).
@@ -72,7 +79,7 @@ class Tower:
                 )
             try:
                 # A model may meet a new size while it generates; questions to tensors go past a dispatch mode there.
-                with torch.inference_mode(False):
+                with torch.inference_mode(False), _ALONE:
                     self._measured[size] = self._measure(size)
             except Exception as error:  # the classes of transformers raise whatever they like
                 raise AssemblyError(
@@ -124,6 +131,13 @@ class Tower:
 
     def unused(self, taps: Sequence[str], final_norm: bool) -> frozenset[str]:
         """The parameters that no tapped output depends on, found by a backward pass without values, and constants."""
+        asked = (tuple(taps), final_norm)
+        if asked not in self._unused:
+            with _ALONE:
+                self._unused[asked] = self._find_unused(taps, final_norm)
+        return self._unused[asked]
+
+    def _find_unused(self, taps: Sequence[str], final_norm: bool) -> frozenset[str]:
         pixels = torch.zeros(1, 3, *self.native, device="meta")
         parameters = {name: parameter for name, parameter in self.twin.named_parameters() if parameter.requires_grad}
         with torch.enable_grad():
@@ -220,6 +234,39 @@ class Tower:
 
 class _Reached(Exception):
     """The first block was reached."""
+
+
+@dataclass(frozen=True)
+class _Described:
+    """All that the structure of a tower depends on: its class, every field of its config, and the size it is asked at."""
+
+    made: type[PreTrainedModel]
+    fields: str
+    size: Grid
+    config: PreTrainedConfig = field(compare=False)
+
+
+def tower_of(made: type[PreTrainedModel], config: PreTrainedConfig, native: Grid) -> Tower:
+    """The structure of a tower of this class and config. Examined once in a process, as no weight has a part in it.
+
+    Raises as `build_tower` and `examine` do.
+    """
+    fields = f"{config.to_json_string(use_diff=False)} {config._attn_implementation}"
+    return _tower_of(_Described(made, fields, native, config))
+
+
+@lru_cache(maxsize=32)
+def _tower_of(described: _Described) -> Tower:
+    with torch.device("meta"):
+        return examine(build_tower(described.made, deepcopy(described.config)), described.size)
+
+
+def build_tower(made: type[PreTrainedModel], config: PreTrainedConfig, **options: Any) -> PreTrainedModel:
+    """A tower with random weights; raises `ConfigError` for a config that its class does not take."""
+    try:
+        return made._from_config(config, **options)
+    except Exception as error:  # the classes of transformers raise whatever they like
+        raise ConfigError(f"transformers cannot build `{config.model_type}` from this config: {error}") from error
 
 
 def examine(twin: PreTrainedModel, native: Grid) -> Tower:

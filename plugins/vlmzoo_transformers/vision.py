@@ -6,13 +6,11 @@ norm in `hidden_states[-1]`.
 """
 
 from collections.abc import Sequence
-from copy import deepcopy
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
 
 from vlmzoo_registry import (
     ConfigError,
@@ -26,7 +24,7 @@ from vlmzoo_registry import (
 from vlmzoo_transformers.config import VisionConfig
 from vlmzoo_transformers.preprocessor import image_transform
 from vlmzoo_transformers.pretrained import architecture, torch_dtype, tower_config, written_out
-from vlmzoo_transformers.tower import Tower, examine, native_size
+from vlmzoo_transformers.tower import Tower, build_tower, native_size, tower_of
 from vlmzoo_transformers.tower_class import tower_class
 from vlmzoo_transformers.tower_weights import load_tower
 from vlmzoo_transformers.trace import on_meta
@@ -42,8 +40,7 @@ class TransformersVisionEncoder(VisionEncoder):
         self._transform = image_transform(config, native)
         size = self._transform.size
         made = tower_class(resolved)
-        with torch.device("meta"):
-            self._tower = examine(_build(made, deepcopy(resolved)), native or size)
+        self._tower = tower_of(made, resolved, native or size)
         self._layers = _layers(config, self._tower)
         self._final_norm = config.final_norm
         self._keep = config.prefix == "keep"
@@ -54,7 +51,7 @@ class TransformersVisionEncoder(VisionEncoder):
 
         options: dict[str, Any] = {"dtype": torch_dtype(config.dtype)}
         if config.model is None:
-            self.model = _build(made, resolved, **options)
+            self.model = build_tower(made, resolved, **options)
         else:
             self.model = load_tower(made, config.model, resolved, unused=self._unused, **options)
         if not on_meta(self.model):
@@ -122,14 +119,6 @@ class TransformersVisionEncoder(VisionEncoder):
         if not self._keep:
             tokens = tokens[:, tokens.shape[1] - shape.count :]
         return VisionFeatures(tokens=tokens, grid=shape.grid, prefix=shape.prefix)
-
-
-def _build(made: type[PreTrainedModel], config: PreTrainedConfig, **options: Any) -> PreTrainedModel:
-    """A tower with random weights; raises `ConfigError` for a config that its class does not take."""
-    try:
-        return made._from_config(config, **options)
-    except Exception as error:  # the classes of transformers raise whatever they like
-        raise ConfigError(f"transformers cannot build `{config.model_type}` from this config: {error}") from error
 
 
 def _layers(config: VisionConfig, tower: Tower) -> list[int]:

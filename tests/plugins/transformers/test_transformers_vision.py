@@ -10,6 +10,7 @@ from PIL import Image
 from transformers import AutoConfig, AutoModel, CLIPImageProcessorPil, CLIPVisionModel
 
 from vlmzoo_registry import AssemblyError, ConfigError
+from vlmzoo_transformers import tower
 from vlmzoo_transformers.config import MllamaVisionConfig, VisionConfig
 from vlmzoo_transformers.mllama_vision import MllamaVisionEncoder
 from vlmzoo_transformers.vision import TransformersVisionEncoder
@@ -160,3 +161,28 @@ def test_a_new_size_may_come_while_a_model_generates(family: str) -> None:
     with torch.inference_mode():
         tokens = again(pixels).tokens
     assert torch.equal(tokens, tower(pixels).tokens)
+
+
+def test_a_tower_is_examined_once_and_anew_where_anything_of_it_differs(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, ...]] = []
+    examine = tower.examine
+    monkeypatch.setattr(tower, "examine", lambda twin, native: seen.append(native) or examine(twin, native))
+    tower._tower_of.cache_clear()
+    fields = {"model_type": "siglip_vision_model", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3}
+    fields |= {"num_attention_heads": 4, "image_size": 32, "patch_size": 8}
+
+    def build(layers: list[int], **more: object) -> TransformersVisionEncoder:
+        torch.manual_seed(0)
+        return TransformersVisionEncoder(VisionConfig(config=fields | more, layers=layers))
+
+    first, again, other = build([-1]), build([-1]), build([-2])
+    assert seen == [(32, 32)]
+    # Whether it was examined changes no weight, and nothing of one encoder is another's.
+    assert all(
+        torch.equal(mine, theirs) for mine, theirs in zip(first.state_dict().values(), again.state_dict().values(), strict=True)
+    )
+    assert first.unused_parameters == again.unused_parameters < other.unused_parameters
+    assert any("layers.2." in name for name in other.unused_parameters - first.unused_parameters)
+    assert build([-1], image_size=48).output_shape.count == 36
+    assert build([-1], num_hidden_layers=2).encoder_blocks[1:] and build([-1], hidden_act="relu") is not None
+    assert seen == [(32, 32), (48, 48), (32, 32), (32, 32)]
