@@ -20,18 +20,18 @@ class ChatDataset(ConversationDataset):
 
     form = MESSAGES
 
-    def image_field(self, row: dict[str, Any], line: int, bad: BadRows) -> str:
+    def image_field(self, row: dict[str, Any], line: int | str, bad: BadRows) -> str:
         """`images` or `image`."""
         if "image" in row and "images" in row:
             bad.add(line, "image", "stands beside `images`: keep one of them")
         return "image" if "image" in row else "images"
 
-    def read_turn(self, turn: dict[str, Any], field: str, line: int, bad: BadRows) -> Turn | None:
+    def read_turn(self, turn: dict[str, Any], field: str, line: int | str, bad: BadRows) -> Turn | None:
         """A message."""
         return read_message(turn, field, line, bad)
 
 
-def read_message(turn: dict[str, Any], field: str, line: int, bad: BadRows) -> Turn | None:
+def read_message(turn: dict[str, Any], field: str, line: int | str, bad: BadRows) -> Turn | None:
     """A message as a turn; None, and a reason noted, where it is not good."""
     others = sorted(set(turn) - {"role", "content"})
     role, text = turn.get("role"), _text(turn.get("content"), f"{field}.content", line, bad)
@@ -45,7 +45,7 @@ def read_message(turn: dict[str, Any], field: str, line: int, bad: BadRows) -> T
     return None
 
 
-def _text(content: Any, field: str, line: int, bad: BadRows) -> str | None:
+def _text(content: Any, field: str, line: int | str, bad: BadRows) -> str | None:
     """A content as a text in which `<image>` marks the images; None, and a reason noted, where it is none."""
     pieces = content if isinstance(content, list) else [{"type": "text", "text": content}]
     texts = []

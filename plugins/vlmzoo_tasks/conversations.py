@@ -28,7 +28,7 @@ class Form:
 class Conversation:
     """A row: the line it begins on, its id, the images that its `field` names, and its turns."""
 
-    line: int
+    line: int | str
     id: str
     field: str
     images: tuple[str, ...]
@@ -65,11 +65,11 @@ class ConversationDataset(Dataset):
         bad.raise_any(self)
 
     @abstractmethod
-    def image_field(self, row: dict[str, Any], line: int, bad: BadRows) -> str:
+    def image_field(self, row: dict[str, Any], line: int | str, bad: BadRows) -> str:
         """The field of this row that names its images; a reason is noted in `bad` where it is not clear."""
 
     @abstractmethod
-    def read_turn(self, turn: dict[str, Any], field: str, line: int, bad: BadRows) -> Turn | None:
+    def read_turn(self, turn: dict[str, Any], field: str, line: int | str, bad: BadRows) -> Turn | None:
         """A turn, which stands in `field`; None, and a reason noted in `bad`, where it is not good."""
 
     def __len__(self) -> int:
@@ -88,7 +88,7 @@ def read_turns(
     form: Form,
     read_turn: Callable[[dict[str, Any], str, int, BadRows], Turn | None],
     row: dict[str, Any],
-    line: int,
+    line: int | str,
     bad: BadRows,
 ) -> tuple[Turn, ...]:
     """The turns of a row that is written in this form, each read by `read_turn`; what is wrong with them is noted."""

@@ -17,16 +17,16 @@ class LlavaDataset(ConversationDataset):
 
     form = CONVERSATIONS
 
-    def image_field(self, row: dict[str, Any], line: int, bad: BadRows) -> str:
+    def image_field(self, row: dict[str, Any], line: int | str, bad: BadRows) -> str:
         """`image`, always."""
         return "image"
 
-    def read_turn(self, turn: dict[str, Any], field: str, line: int, bad: BadRows) -> Turn | None:
+    def read_turn(self, turn: dict[str, Any], field: str, line: int | str, bad: BadRows) -> Turn | None:
         """A turn, its speaker in our words."""
         return read_llava_turn(turn, field, line, bad)
 
 
-def read_llava_turn(turn: dict[str, Any], field: str, line: int, bad: BadRows) -> Turn | None:
+def read_llava_turn(turn: dict[str, Any], field: str, line: int | str, bad: BadRows) -> Turn | None:
     """A turn, its speaker in our words; None, and a reason noted, where it is not good."""
     speaker, text = turn.get("from"), text_field(turn, "value", line, bad)
     if not isinstance(speaker, str) or speaker not in ROLES:

@@ -64,7 +64,7 @@ def text_field(row: dict[str, Any], field: str, line: int | str, bad: BadRows) -
     return value
 
 
-def row_id(row: dict[str, Any], line: int, bad: BadRows) -> str:
+def row_id(row: dict[str, Any], line: int | str, bad: BadRows) -> str:
     """The `id` of a row, or its line where it has none."""
     value = row.get("id", line)
     if isinstance(value, bool) or not isinstance(value, str | int):
@@ -83,7 +83,7 @@ def caption_field(row: dict[str, Any], line: int | str, bad: BadRows) -> str | N
     return None if caption is None else caption.strip()
 
 
-def image_names(row: dict[str, Any], field: str, line: int, bad: BadRows) -> tuple[str, ...]:
+def image_names(row: dict[str, Any], field: str, line: int | str, bad: BadRows) -> tuple[str, ...]:
     """The images of a row: a path, a list of paths, or none."""
     value = row.get(field, [])
     names = [value] if isinstance(value, str) else value
@@ -98,7 +98,7 @@ def image_opener(folder: Path, name: str, where: str) -> ImageFile:
     return ImageFile(folder / name, folder, where)
 
 
-def check_markers(turns: Sequence[Turn], images: Sequence[str], field: str, words: str, line: int, bad: BadRows) -> None:
+def check_markers(turns: Sequence[Turn], images: Sequence[str], field: str, words: str, line: int | str, bad: BadRows) -> None:
     """Note where the assistant marks an image, and where markers and images are not as many; `words` names a turn's text."""
     for number, turn in enumerate(turns):
         if turn.role == "assistant" and IMAGE in turn.text:
@@ -118,8 +118,10 @@ def read_text(path: Path) -> str:
         raise DataError(f"`{path}` cannot be read ({type(error).__name__}: {error}): correct the path or the file") from error
 
 
-def read_rows(path: Path, bad: BadRows) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_rows(path: Path, bad: BadRows) -> Iterator[tuple[int | str, dict[str, Any]]]:
     """The rows of a JSON list (`.json`) or of JSON lines (any other name), also with `.gz`, each with its line number.
+
+    Where rows of a list share a line, `1[7]` is the one with the index 7 in the list.
 
     What is no JSON or no object is noted in `bad`. Raises `DataError` where there is no such file or it cannot be read.
     """
@@ -136,7 +138,7 @@ def read_rows(path: Path, bad: BadRows) -> Iterator[tuple[int, dict[str, Any]]]:
         raise DataError(f"`{path}` has no rows: name a file that has some")
 
 
-def _lines(text: str, bad: BadRows) -> Iterator[tuple[int, Any]]:
+def _lines(text: str, bad: BadRows) -> Iterator[tuple[int | str, Any]]:
     # Not splitlines(): JSON texts may hold separators such as U+2028, which do not end a row.
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
@@ -148,7 +150,7 @@ def _lines(text: str, bad: BadRows) -> Iterator[tuple[int, Any]]:
                 yield number, value
 
 
-def _list(text: str, bad: BadRows) -> Iterator[tuple[int, Any]]:
+def _list(text: str, bad: BadRows) -> Iterator[tuple[int | str, Any]]:
     """Decode a list element by element: json.loads would lose the lines on which they begin."""
     decoder = json.JSONDecoder()
     position = _skip(text, 0)
@@ -157,22 +159,25 @@ def _list(text: str, bad: BadRows) -> Iterator[tuple[int, Any]]:
         return
     position = _skip(text, position + 1)
     line, counted = 1, 0
+    index, last = 0, 0  # of the row, and the line of the one before
     closed = text[position : position + 1] == "]"
     if closed:
         position = _skip(text, position + 1)
     while not closed:
         line, counted = line + text.count("\n", counted, position), position
+        place: int | str = f"{line}[{index}]" if line == last else line
+        index, last = index + 1, line
         try:
             value, end = decoder.raw_decode(text, position)
         except (ValueError, RecursionError) as error:
-            bad.stop(line, "row", f"is not JSON ({error}): correct it; what follows was not read")
+            bad.stop(place, "row", f"is not JSON ({error}): correct it; what follows was not read")
             return
         try:
             value = whole_text(value, text[position:end])
         except ValueError as error:
-            bad.add(line, "row", f"is not JSON ({error}): correct it, or drop it")
+            bad.add(place, "row", f"is not JSON ({error}): correct it, or drop it")
         else:
-            yield line, value
+            yield place, value
         position = _skip(text, end)
         mark = text[position : position + 1]
         if mark not in (",", "]"):

@@ -99,7 +99,7 @@ def _fields(config: SheetConfig) -> set[str]:
     return {field for words in said for _, field, _, _ in Formatter().parse(words) if field is not None}
 
 
-def _turns(config: SheetConfig, values: dict[str, str], line: int, bad: BadRows) -> tuple[Turn, ...]:
+def _turns(config: SheetConfig, values: dict[str, str], line: int | str, bad: BadRows) -> tuple[Turn, ...]:
     """What is said of one picture, which stands before the first words."""
     turns = []
     for number, (asked, answer) in enumerate(config.exchanges):
@@ -113,7 +113,7 @@ def _turns(config: SheetConfig, values: dict[str, str], line: int, bad: BadRows)
     return tuple(turns)
 
 
-def _value(row: dict[str, Any], field: str, line: int, bad: BadRows) -> str:
+def _value(row: dict[str, Any], field: str, line: int | str, bad: BadRows) -> str:
     """A field as words: a text, or a list of texts joined with commas."""
     value = row.get(field)
     if isinstance(value, list) and value and all(isinstance(word, str) for word in value):

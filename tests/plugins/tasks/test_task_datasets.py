@@ -7,7 +7,7 @@ import pickle
 import pytest
 from PIL import Image
 
-from vlmzoo_registry import DataError
+from vlmzoo_registry import BadRowsError, DataError
 from vlmzoo_registry.tasks import IMAGE, Turn
 from vlmzoo_tasks.captions import CaptionsDataset
 from vlmzoo_tasks.config import CaptionsConfig, LlavaConfig
@@ -221,3 +221,21 @@ def test_datasets_travel_to_workers(tmp_path, images):
     path = lines(tmp_path / "rows.jsonl", [{"image": "red.png", "caption": "red"}])
     sample = pickle.loads(pickle.dumps(captions(path, images)))[0]
     assert pickle.loads(pickle.dumps(sample)).images[0]().getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_rows_that_share_a_line_are_told_apart(tmp_path):
+    """`json.dump` writes a list on one line: there the number of the line says nothing, and would be the id of every row."""
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    good = {"image": "a.png", "caption": "A."}
+    path = tmp_path / "rows.json"
+    path.write_text("[" + ", ".join(json.dumps(row) for row in (good, good, good)) + ",\n" + json.dumps(good) + "]")
+    rows = captions(path, tmp_path)
+    assert [row.source.rpartition(":")[2] for row in rows] == ["1", "1[1]", "1[2]", "2"]
+    assert len({row.id for row in rows}) == 4
+    path.write_text(json.dumps([good, good | {"caption": 3}, [good]]))
+    with pytest.raises(BadRowsError) as error:
+        captions(path, tmp_path)
+    assert [str(fault).rpartition(f"{path}:")[2] for fault in error.value.faults] == [
+        "1[1]: caption: must be a text (is int): correct it, or drop the row",
+        "1[2]: row: must be an object of fields (is list): correct it, or drop it",
+    ]
