@@ -131,6 +131,41 @@ def test_notes_of_rules_are_told(folder):
         check_data(config, stage="second")
 
 
+@pytest.mark.parametrize("refused", [False, True], ids=["row by row", "as a whole"])
+def test_faults_are_found_in_one_pass_also_where_a_rule_refuses_rows(folder, refused):
+    """A rule that changes rows one by one refuses them one by one; one behind it that reads them all refuses all."""
+    config = recipe(folder, every_row())
+    rules = [{"name": "response_format", "prompt": "Answer shortly."}, *(["drop_invalid"] if refused else [])]
+    config["stages"][0]["data"][0]["rules"] = rules
+    (found,) = check_data(config)
+    assert {fault.place for fault in found.faults} == {f"{folder}/rows.jsonl:{line}" for line in range(2, 2 + len(BAD))}
+    (rule,) = [fault for fault in found.faults if "rule `response_format`" in fault.reason]
+    assert rule.place == f"{folder}/rows.jsonl:12" and rule.reason.endswith(
+        "put the rule `drop_invalid` before it, or drop the row"
+    )
+    expected = (0, len(BAD), len(BAD) + 1) if refused else (4, len(BAD), len(BAD))
+    assert (found.samples, found.bad_rows, len(found.faults)) == expected
+    assert ("a rule refuses these rows, so none can be used; they are looked at as they are" in found.notes) == refused
+
+
+def test_every_row_that_a_rule_names_is_a_fault_of_its_own(folder):
+    config = recipe(folder, GOOD)
+    config["stages"][0]["data"][0]["rules"] = ["rotate_options"]
+    (found,) = check_data(config)
+    whole, *rows = found.faults
+    assert (whole.place, whole.reason) == ("tasks/llava", "rule `rotate_options` cannot read 4 of 4 samples")
+    assert [fault.place for fault in rows] == [f"{folder}/rows.jsonl:{line}" for line in range(1, 5)]
+    assert rows[0].reason.startswith("the answer 'It is 0.' is not the letter of an option")
+    assert (found.samples, found.bad_rows) == (0, 4)
+
+
+def test_fewer_samples_than_a_rule_is_to_keep_are_said(folder):
+    config = recipe(folder, GOOD)
+    config["stages"][0]["data"][0]["rules"] = [{"name": "sample", "count": 30}]
+    (found,) = check_data(config)
+    assert found.notes == ("sample: kept 4 of 4 samples, which are fewer than the 30 asked for",)
+
+
 def test_bad_rows_end_the_run_before_it_begins(folder):
     with pytest.raises(DataError) as caught:
         train(recipe(folder, every_row()), output=folder / "run")

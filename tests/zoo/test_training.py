@@ -465,7 +465,7 @@ def test_a_row_that_is_too_long_is_named(config: dict[str, Any], data: dict[str,
     plan = load_recipe(recipe(data, section(language=causal_lm(config)), batch_size=1))
     message = refusal(lambda: fit(vlmzoo.build(plan.model), plan, [("a" * 200, picture(0))], tmp_path), DataError)
     assert message == (
-        "rows:0: 217 tokens (1 images of 16 each included) are more than `max_length` (=128): raise it, or shorten or drop the "
+        "rows:0: 217 tokens (1 image of 16 included) are more than `max_length` (=128): raise it, or shorten or drop the "
         "row, or let `too_long: cut` cut its text"
     )
 

@@ -12,7 +12,7 @@ from vlmzoo.config import DataChoice, Recipe, StageConfig, load_recipe
 from vlmzoo.data import Collator
 from vlmzoo.labels import chosen_stage
 from vlmzoo.training.samples import make_collator
-from vlmzoo.training.sources import look_at, notes_of_length, open_source
+from vlmzoo.training.sources import apply_rules, look_at, notes_of_length, read_source, refusal
 from vlmzoo.without_values import without_values
 from vlmzoo_registry import Catalogue, DataError, Fault
 
@@ -81,21 +81,31 @@ def check_data(
 def _checked(choice: DataChoice, stage: StageConfig, collate: Collator, progress: Progress) -> CheckedSource:
     name = choice.component.full_name
     try:
-        source = open_source(choice)
+        source = read_source(choice)
     except DataError as error:
-        fault = Fault(name, " ".join((error.message, *error.reasons)))
-        return CheckedSource(stage.name, name, 0, 0, (fault,), ())
+        return CheckedSource(stage.name, name, 0, 0, refusal(error, name), ())
+    refused: tuple[Fault, ...] = ()
+    try:
+        source = apply_rules(choice, source)
+    except DataError as error:  # the rows are looked at as they are, so that all that is wrong is said at once
+        refused = refusal(error, name)
     looks = []
     task = progress.add_task(f"{stage.name}: {name}", total=len(source.rows))
     for index in range(len(source.rows)):
         looks.append(look_at(source.rows, index, collate))
         progress.advance(task)
-    bad = sum(bool(look.faults) for look in looks)
+    faults = (*refused, *(fault for look in looks for fault in look.faults))
+    if refused:
+        bad = len({fault.place for fault in faults} - {name})
+        notes: tuple[str, ...] = ("a rule refuses these rows, so none can be used; they are looked at as they are",)
+    else:
+        bad = sum(bool(look.faults) for look in looks)
+        notes = (*source.notes, *notes_of_length(looks))
     return CheckedSource(
         stage.name,
         name,
-        samples=len(looks) - bad,
+        samples=0 if refused else len(looks) - bad,
         bad_rows=source.bad_rows + bad,
-        faults=(*source.faults, *(fault for look in looks for fault in look.faults)),
-        notes=(*source.notes, *notes_of_length(looks)),
+        faults=(*source.faults, *faults),
+        notes=notes,
     )

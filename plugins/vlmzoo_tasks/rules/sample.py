@@ -22,7 +22,9 @@ class SampleRule(Rule):
             kept = [index for number, index in drawn if number < self._config.share * 2**64]
         else:
             kept = sorted(index for _, index in sorted(drawn)[: self._config.count])
-        return Ruled(Derived(rows, kept, same), f"sample: kept {len(kept)} of {len(rows)} samples")
+        fewer = self._config.count is not None and len(rows) < self._config.count
+        asked = f", which are fewer than the {self._config.count} asked for" if fewer else ""
+        return Ruled(Derived(rows, kept, same), f"sample: kept {len(kept)} of {len(rows)} samples{asked}")
 
 
 def _draw(sample: Sample, seed: int) -> int:

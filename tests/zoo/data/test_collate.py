@@ -103,7 +103,7 @@ def test_long_row_is_refused_never_cut(collator):
     with pytest.raises(DataError) as caught:
         collator([sample("a dog", "red"), sample(text.strip(), "red")])
     assert str(caught.value).startswith("rows.jsonl:99: ")
-    assert "(1 images of 3 each included) are more than `max_length` (=20)" in str(caught.value)
+    assert "(1 image of 3 included) are more than `max_length` (=20)" in str(caught.value)
     collator.max_length = 4
     with pytest.raises(DataError, match=r"more than `max_length` \(=4\)"):
         collator.prompts([sample("a dog", "red", asked=f"{IMAGE}what is in the picture?\n")])

@@ -107,7 +107,7 @@ def test_the_system_and_the_question_stay_and_a_row_without_room_for_a_word_is_r
     with pytest.raises(DataError) as caught:
         collator(most=most).encode(sample)
     assert caught.value.message == (
-        f"rows.jsonl:1: {whole} tokens (0 images of 0 each included) are more than `max_length` (={most}), and its images, "
+        f"rows.jsonl:1: {whole} tokens are more than `max_length` (={most}), and its images, "
         "what stands before an answer and the beginning of one are never cut: raise it, or drop the row"
     )
 
@@ -118,7 +118,7 @@ def test_nothing_is_cut_where_the_rule_says_so_and_prompts_never_are():
     with pytest.raises(DataError) as caught:
         collator(most=most, cuts=False).encode(THREE)
     assert caught.value.message == (
-        f"rows.jsonl:1: {whole} tokens (1 images of {SLOTS} each included) are more than `max_length` (={most}): raise it, "
+        f"rows.jsonl:1: {whole} tokens (1 image of {SLOTS} included) are more than `max_length` (={most}): raise it, "
         "or shorten or drop the row, or let `too_long: cut` cut its text"
     )
     prompt = collator(most=20).prompts([THREE])["input_ids"]
@@ -188,7 +188,7 @@ def test_what_is_left_is_how_the_row_begins_and_as_much_as_may_be(exchanges, mos
     first = rows[last_image]
     prompt = len(collate.prompts([beginning(sample, 2 * last_image + 1)])["input_ids"][0])
     if not fits and most < prompt + 2:  # a space and a token of the answer
-        with pytest.raises(DataError, match=rf"{len(whole)} tokens .* are more than `max_length` \(={most}\), and"):
+        with pytest.raises(DataError, match=rf"{len(whole)} tokens.* are more than `max_length` \(={most}\), and"):
             cutting.fit(sample)
         return
     fitted = cutting.fit(sample)

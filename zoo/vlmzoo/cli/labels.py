@@ -83,13 +83,18 @@ def checked(found: "Sequence[CheckedSource]") -> list[Text]:
     """What is printed of a check, line by line: the faults of each data set below its numbers, and the sums."""
     texts = []
     for source in found:
-        numbers = f"{source.samples} samples, {source.bad_rows} bad rows, {len(source.faults)} faults"
+        numbers = _numbers(source.samples, source.bad_rows, len(source.faults))
         texts.append(Text(f"stage {source.stage}, {source.name}: {numbers}", "bold"))
-        texts += [Text(f"  {note}", "dim") for note in source.notes]
+        texts += [Text(f"  {note}") for note in source.notes]
         texts += [Text(f"  {on_one_line(fault.place)}: {on_one_line(fault.reason)}") for fault in source.faults]
     samples, bad = (sum(values) for values in zip(*((each.samples, each.bad_rows) for each in found), strict=True))
     faults = sum(len(source.faults) for source in found)
-    return [*texts, Text(), Text(f"{samples} samples, {bad} bad rows, {faults} faults", "bold red" if faults else "bold")]
+    return [*texts, Text(), Text(_numbers(samples, bad, faults), "bold red" if faults else "bold")]
+
+
+def _numbers(samples: int, bad_rows: int, faults: int) -> str:
+    counts = {"sample": samples, "bad row": bad_rows, "fault": faults}
+    return ", ".join(f"{number} {word}{'' if number == 1 else 's'}" for word, number in counts.items())
 
 
 LEARNT = "bold green underline"

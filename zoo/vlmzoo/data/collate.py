@@ -5,6 +5,7 @@ Used by training (with labels, padded on the right) and by evaluation (prompts a
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from jaxtyping import Int
@@ -117,12 +118,7 @@ class Collator:
         Raises `DataError` naming it where it cannot be used, `TooLongError` where that is for its length.
         """
         self._check(sample)
-        shown = self._shown(sample)
-
-        def encoded(kept: Sample) -> Encoded:
-            rendered = self.objective.render(kept, self.template)
-            return encode_with_least(rendered, self.tokenizer, self.image_token, source=kept.source, images=shown)
-
+        encoded = partial(self._encoded, shown=self._shown(sample))
         rule = LengthRule(self.max_length) if self.length is None else self.length
         fitted = Fitted(sample, encoded(sample).row, cut=False)
         whole = row = self._corrupted(fitted)
@@ -140,6 +136,11 @@ class Collator:
             fitted = cut
             row = self._corrupted(fitted)
         return replace(fitted, row=row)
+
+    def _encoded(self, sample: Sample, shown: Sequence[ImageText]) -> Encoded:
+        """The tokens of a sample before the objective changes them."""
+        rendered = self.objective.render(sample, self.template)
+        return encode_with_least(rendered, self.tokenizer, self.image_token, source=sample.source, images=shown)
 
     def _corrupted(self, fitted: Fitted) -> TokenRow:
         """The row as the objective changes it. Raises `DataError` naming the sample where it cannot."""
@@ -174,11 +175,10 @@ class Collator:
 
     def _too_long(self, row: Int[Tensor, " S"], sample: Sample, most: int) -> str:
         slots = [sum(self.images.slots(self.images.arrangement(image, sample.source))) for image in sample.images]
-        each = f"{slots[0]} each" if len(set(slots)) == 1 else ", ".join(map(str, slots)) or "0 each"
-        return (
-            f"{sample.source}: {len(row)} tokens ({len(sample.images)} images of {each} included) "
-            f"are more than `max_length` (={most})"
-        )
+        alike = len(slots) > 1 and len(set(slots)) == 1
+        each = f"{slots[0]} each" if alike else ", ".join(map(str, slots))
+        included = f" ({len(slots)} image{'' if len(slots) == 1 else 's'} of {each} included)" if slots else ""
+        return f"{sample.source}: {len(row)} tokens{included} are more than `max_length` (={most})"
 
     @property
     def _filler(self) -> int:

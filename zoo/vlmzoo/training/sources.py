@@ -1,12 +1,16 @@
 """The data sets of a stage as they are opened: which rows can be used, what is wrong with the others, what rules did."""
 
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vlmzoo.config import DataChoice, StageConfig
 from vlmzoo.data import Collator
 from vlmzoo.data.truncation import TooLongError
 from vlmzoo_registry import BadRowsError, DataError, Dataset, Fault, Sample
+
+_PLACE = re.compile(r"(\S[^\n]*?:\d+): ")
+"""`file:line: ` at the beginning of a message."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +44,37 @@ class Kept(Dataset):
         return self._rows[self._places[index]]
 
 
-def open_source(choice: DataChoice) -> Source:
-    """A data set without the rows that it cannot read. Raises `DataError` where that cannot be done."""
+def read_source(choice: DataChoice) -> Source:
+    """A data set without the rows that it cannot read, its rules not yet applied. Raises `DataError` as a whole."""
     try:
         rows, faults = choice.unruled(), tuple[Fault, ...]()
     except BadRowsError as error:
         rows, faults = error.rest, error.faults
-    rows, notes = choice.ruled(rows)
-    return Source(choice.component.full_name, rows, faults, notes)
+    return Source(choice.component.full_name, rows, faults, ())
+
+
+def apply_rules(choice: DataChoice, source: Source) -> Source:
+    """The same with its rules applied. Raises `DataError` where a rule refuses it."""
+    rows, notes = choice.ruled(source.rows)
+    return replace(source, rows=rows, notes=notes)
+
+
+def open_source(choice: DataChoice) -> Source:
+    """A data set without the rows that it cannot read, with its rules applied. Raises `DataError` where that cannot be done."""
+    return apply_rules(choice, read_source(choice))
+
+
+def refusal(error: DataError, name: str) -> tuple[Fault, ...]:
+    """Why a data set, or a rule of it, refuses its rows: a fault for each row that is named, else one of the data set."""
+    if error.reasons:
+        whole = [Fault(name, error.message.removesuffix(", of which here:").removesuffix(":"))]
+        return (*whole, *(_placed(reason, name) for reason in error.reasons))
+    return (_placed(error.message, name),)
+
+
+def _placed(text: str, name: str) -> Fault:
+    found = _PLACE.match(text)
+    return Fault(name, text) if found is None else Fault(found[1], text[found.end() :])
 
 
 @dataclass(frozen=True)
@@ -64,7 +91,7 @@ def look_at(rows: Dataset, index: int, collate: Collator) -> Look:
     try:
         sample = rows[index]
     except DataError as error:
-        return Look((_fault(error, f"row {index}"),))
+        return Look((_placed(" ".join((error.message, *error.reasons)), f"row {index}"),))
     faults = []
     for opener in sample.images:
         try:
