@@ -484,7 +484,7 @@ class VLM(PreTrainedModel, GenerationMixin):
         """
         channels = {"segment_ids": segment_ids, "span_positions": span_positions, "row_lengths": row_lengths}
         given = {name: tensor for name, tensor in channels.items() if tensor is not None}
-        strange = sorted(given.keys() - self.language.reads)
+        strange = sorted(given.keys() - self.language.reads) if given else []  # a model may have to be tried to know
         if strange:
             raise DataError(f"`{strange[0]}` was given, but `{type(self.language).__name__}` does not read it: leave it out")
         return given | self.prefix(input_ids, attention_mask, labels, prefix_mask)
