@@ -170,10 +170,10 @@ def fit(
     ):
         for step in range(done.step, steps):
             began = time.perf_counter()
-            batch = loader.next_step()
-            seed_draws(recipe.seed, stage.name, step, accelerator.process_index)
             rates = set_rates(prepared, states, step, steps, stage.warmup, stage.schedule)
             with explained_shortage(f"stage `{stage.name}`, step {step}", stage.micro_batch):
+                batch = loader.next_step()
+                seed_draws(recipe.seed, stage.name, step, accelerator.process_index)
                 gradients = update.backward(batch.micros)
                 audit.after_backward(step, has_images=gradients.images > 0)
                 for parameter in trained:
