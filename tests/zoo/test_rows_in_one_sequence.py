@@ -228,7 +228,13 @@ PREFIXED = section(language=causal_lm(GEMMA, prefix="optional"))
 SPANS = section(language=causal_lm(LLAMA, prefix="optional", span_positions=40))
 
 
-@pytest.mark.parametrize(("config", "objective"), [(PREFIXED, "prefix_lm"), (SPANS, "blank_infilling")])
+REQUIRED = section(language=causal_lm(GEMMA, prefix="required"))
+
+
+@pytest.mark.parametrize(
+    ("config", "objective"),
+    [(PREFIXED, "prefix_lm"), (REQUIRED, "prefix_lm"), (REQUIRED, "instruct"), (SPANS, "blank_infilling")],
+)
 def test_prefixes_and_spans_of_each_row(config: dict[str, Any], objective: str) -> None:
     model = made(config)
     model.requires_grad_(True)

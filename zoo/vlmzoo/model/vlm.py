@@ -24,7 +24,7 @@ from vlmzoo.adapters import Adapter
 from vlmzoo.data.reader import unpack_arrangements
 from vlmzoo.manifest import ComponentRecord
 from vlmzoo.model.configuration import VLMConfig
-from vlmzoo.model.rows import row_positions
+from vlmzoo.model.rows import row_positions, split_rows
 from vlmzoo.model.shapes import shapes_at
 from vlmzoo.model.supervision import Supervision
 from vlmzoo_registry import (
@@ -436,6 +436,7 @@ class VLM(PreTrainedModel, GenerationMixin):
         attention_mask: Int[Tensor, "B T"] | None,
         labels: Int[Tensor, "B S"] | None,
         prefix_mask: Bool[Tensor, "B S"] | None,
+        row_lengths: Int[Tensor, " R"] | None,
     ) -> dict[str, Bool[Tensor, "B S"]]:
         """What `decode` is told of the prefix of each row, where the text begins; nothing for a causal model.
 
@@ -457,15 +458,15 @@ class VLM(PreTrainedModel, GenerationMixin):
         if prefix_mask is None and labels is None:
             prefix_mask = there
         elif prefix_mask is None and labels is not None:
-            said = labels != -100
-            starts = said & ~nn.functional.pad(said, (1, 0))[:, :-1]
-            reasons = [f"row {row}: {count} answers" for row, count in enumerate(starts.sum(dim=1).tolist()) if count > 1]
+            rows = split_rows(labels != -100, row_lengths)  # what is said, [1, s] each
+            answers = torch.stack([(row & ~nn.functional.pad(row, (1, 0))[:, :-1]).sum() for row in rows]).tolist()
+            reasons = [f"row {row}: {count} answers" for row, count in enumerate(answers) if count > 1]
             if reasons:
                 raise DataError(
                     f"`{type(self.language).__name__}` reads all before the answer as its prefix, so a row has one answer",
                     reasons,
                 )
-            prefix_mask = said.long().cumsum(dim=1) == 0
+            prefix_mask = torch.cat([row.long().cumsum(dim=1) == 0 for row in rows], dim=0 if row_lengths is None else 1)
         return {"prefix_mask": cast(Tensor, prefix_mask) & there}
 
     def reading(
@@ -487,7 +488,7 @@ class VLM(PreTrainedModel, GenerationMixin):
         strange = sorted(given.keys() - self.language.reads) if given else []  # a model may have to be tried to know
         if strange:
             raise DataError(f"`{strange[0]}` was given, but `{type(self.language).__name__}` does not read it: leave it out")
-        return given | self.prefix(input_ids, attention_mask, labels, prefix_mask)
+        return given | self.prefix(input_ids, attention_mask, labels, prefix_mask, row_lengths)
 
     def finish(
         self,
