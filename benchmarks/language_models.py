@@ -63,7 +63,7 @@ def gates_at_zero_change_nothing(component: Component) -> None:
     for number, block in enumerate(model.blocks):
         block.register_forward_hook(lambda module, args, output, number=number: ran.append(number))
     with torch.no_grad():
-        positions = model.positions(mask, None, ids.shape[1])
+        positions = model.positions(mask, None, ids, None)
         hidden = model.language.decode(model.language.embedding(ids), attention_mask=mask, position_ids=positions)
         alone = model.language.head(hidden)
         require(not ran, "the text-only model runs the blocks")

@@ -280,8 +280,11 @@ class TransformersCausalLM(LanguageModel):
             raise ConfigError(f"`prefix`: `{name}` stays causal under a mask that opens a prefix to both sides")
 
     def reference_logits(self, ids: Int[Tensor, "B S"]) -> Float[Tensor, "B S V"]:
-        """What transformers' own forward gives for ids."""
-        return self.model(input_ids=ids, use_cache=False).logits
+        """What transformers' own forward gives for ids; for their embeddings where a table of places in spans adds to these."""
+        if self.span_table is None:
+            return self.model(input_ids=ids, use_cache=False).logits
+        embeddings = self.embedding(ids)
+        return self.model(inputs_embeds=embeddings + self._inside_spans(embeddings, None), use_cache=False).logits
 
     def _takes(self, name: str) -> bool:
         return name in signature(self._backbone.forward).parameters
