@@ -6,11 +6,12 @@ from os import PathLike
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from vlmzoo.config import DataChoice, Recipe, StageConfig, load_recipe
 from vlmzoo.data import Collator
 from vlmzoo.labels import chosen_stage
+from vlmzoo.passing_bar import passing_bar
 from vlmzoo.training.samples import make_collator
 from vlmzoo.training.sources import apply_rules, look_at, notes_of_length, read_source, refusal
 from vlmzoo.without_values import without_values
@@ -61,15 +62,7 @@ def check_data(
     plan = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides, catalogue)
     stages = plan.stages if stage is None else (chosen_stage(plan, stage),)
     model = without_values(plan.model)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=console is None, transient=True) as progress:
+    with passing_bar(console) as progress:
         return tuple(
             _checked(choice, each, collate, progress)
             for each in stages

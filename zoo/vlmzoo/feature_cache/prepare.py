@@ -14,7 +14,6 @@ from typing import Literal, TypeVar, cast
 import torch
 from jaxtyping import Float
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
 from vlmzoo.data import BatchStream
@@ -24,6 +23,7 @@ from vlmzoo.feature_cache.key import feature_key, key_sha256
 from vlmzoo.feature_cache.reader import FeatureReader
 from vlmzoo.feature_cache.store import Features, FeatureStore
 from vlmzoo.model.vlm import VLM
+from vlmzoo.passing_bar import passing_bar
 from vlmzoo.training.interruption import Interruption
 from vlmzoo.training.samples import Samples
 from vlmzoo_registry import Arrangement, AssemblyError, DataError, ImageSize
@@ -280,11 +280,7 @@ def ahead(function: Callable[[Item], Made], items: Iterable[Item], *, threads: i
 @contextmanager
 def _progress(console: Console | None, title: str, count: int, unit: str) -> Iterator[Callable[[int], None]]:
     """What is called with how many more are done; shows a bar meanwhile, where there is a console."""
-    if console is None:
-        yield lambda more: None
-        return
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(), TextColumn("left"))
-    with Progress(TextColumn("{task.description}"), *columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+    with passing_bar(console, unit) as bar:
         task = bar.add_task(title, total=count)
         yield lambda more: bar.advance(task, more)
 

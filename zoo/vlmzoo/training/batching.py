@@ -5,7 +5,6 @@ from typing import Any
 
 from accelerate import Accelerator
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from vlmzoo.config import Recipe, StageConfig
 from vlmzoo.data import BatchStream, Collator, StreamState
@@ -13,6 +12,7 @@ from vlmzoo.data.grouping import Budget, Grouped, sorting_buffer
 from vlmzoo.data.lengths import LENGTHS, Lengths, Rows, refuse_longer, sample_lengths
 from vlmzoo.data.packing import Packed
 from vlmzoo.data.stream import Order, Permutation
+from vlmzoo.passing_bar import passing_bar
 
 
 def stage_stream(
@@ -63,15 +63,7 @@ def stage_lengths(
         "model": recipe.model.dump(),
         **stage.model_dump(mode="json", include={"objective", "template", "max_length", "too_long"}),
     }
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with accelerator.main_process_first(), Progress(*columns, console=console, disable=console is None, transient=True) as bar:
+    with accelerator.main_process_first(), passing_bar(console) as bar:
         task = bar.add_task(f"{stage.name}: measuring", total=len(rows))
         return sample_lengths(rows, collate, kept=folder / LENGTHS, told=told, advance=lambda: bar.advance(task))
 
