@@ -87,3 +87,16 @@ def test_the_numbers_of_families_are_those_of_the_surveys() -> None:
     asked = [row for row in json.loads((ROOT / decoders).read_text())["rows"] if not row["skipped"]]
     passed = [row for row in asked if set(row["checks"].values()) == {"passed"}]
     assert f"[{len(passed)} of {len(asked)}]({decoders})" in README
+
+
+def test_the_figures_of_batches_are_those_of_the_benchmark() -> None:
+    found = json.loads((ROOT / "benchmarks" / "results" / "data.json").read_text())
+    total = {row["name"]: row["total"] for row in found["orders"]}
+    named = [name for name in total if re.match(r"random|LLaVA|transformers|`pack`, `max_tokens: 8192`", name)]
+    shown = [f"{total[name]:.3f}" if "pack" in name else f"{total[name]:.2f}" for name in named]
+    row = re.search(r"\| random, padded \|.*\n.*\n\| (.*) \|\n", README)
+    assert row is not None
+    assert [figure.strip("*") for figure in row[1].split(" | ")] == [figure.removeprefix("0") for figure in shown]
+    seconds = {name: step["seconds"] for name, step in found["steps"].items()}
+    faster = [f"{seconds['padded'] / seconds[way]:.2f}x (`{way}`)" for way in ("flatten", "pack")]
+    assert all(figure in README for figure in faster)
