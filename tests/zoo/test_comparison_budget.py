@@ -1,27 +1,34 @@
 """A budget becomes a number of steps exactly: what was counted beforehand is what training then used."""
 
+import json
 from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
-from comparison_toys import write_toys
+from comparison_toys import GRID, write_toys
 from small_models import TOY_LANGUAGE, section
 
 import vlmzoo
-from vlmzoo.comparison.budget import Counts, Length, length_of, text_collator
+from vlmzoo.comparison.budget import Counts, Length, length_of
 from vlmzoo.comparison.cells import cells_of, combinations_of, with_steps
 from vlmzoo.comparison.compare import plan_comparison
 from vlmzoo.config import BudgetConfig, load_grid, load_recipe
 from vlmzoo.data import SampleStream
 from vlmzoo.training.samples import make_collator, stage_samples
 from vlmzoo.training.train import train
+from vlmzoo.without_values import without_values
 from vlmzoo_registry import DataError
 
 
 @pytest.fixture
 def toys(tmp_path):
     return partial(write_toys, tmp_path)
+
+
+def text_collator(recipe):
+    """From parts without weights, as a grid counts."""
+    return make_collator(without_values(recipe.model), recipe.stages[-1], seed=recipe.seed)
 
 
 def supervised(recipe, seed: int) -> list[int]:
@@ -135,3 +142,56 @@ def test_no_weights_are_made_to_count(toys):
         real = make_collator(model, recipe.stages[-1]).encode(sample)
     assert torch.equal(collate.encode(sample).labels, real.labels)
     assert torch.equal(collate.encode(sample).input_ids, real.input_ids)
+
+
+def length_axis(toys, *overrides: str):
+    """Two combinations that differ in how long a row may be; each has 16 tokens of its image, and one for each letter."""
+    axes = "axes: {length: {short: [stages.0.max_length=30], long: []}}\n"
+    overrides = "overrides: [" + ", ".join(overrides) + "]\n"
+    return toys(grid="base: recipe.yaml\n" + overrides + axes + GRID[GRID.index("seeds:") :])
+
+
+@pytest.mark.parametrize(
+    "overrides", [("stages.0.on_bad_row=skip", "stages.0.max_bad_rows=7"), ("stages.0.too_long=cut",)], ids=["skip", "cut"]
+)
+def test_cells_that_cut_or_leave_out_other_rows_do_not_share_a_count(toys, tmp_path, overrides):
+    short, long = plan_comparison(length_axis(toys, *overrides), overrides=["seeds=[0]"])
+    assert short.length != long.length
+    for cell in (short, long):
+        result = train(cell.recipe, output=tmp_path / cell.combination.name)
+        assert (len(result.losses), result.tokens) == (cell.length.steps, cell.length.supervised_tokens)
+
+
+def test_what_one_cell_takes_another_may_refuse(toys):
+    """The longer rows are counted first, and only then looked at by who may not take them."""
+    grid = length_axis(toys)
+    grid.write_text(
+        grid.read_text().replace("{short: [stages.0.max_length=30], long: []}", "{long: [], short: [stages.0.max_length=30]}")
+    )
+    with pytest.raises(DataError) as refused:
+        plan_comparison(grid)
+    assert refused.value.reasons
+    for reason in refused.value.reasons:
+        assert reason.startswith("short: ") and "are more than `max_length` (=30)" in reason
+
+
+def test_what_is_hidden_at_random_is_counted_for_every_seed_and_epoch(toys, tmp_path):
+    """More steps than an epoch has, with another choice of tokens in each."""
+    masked = {
+        "model_type": "bert",
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "vocab_size": 320,
+        "max_position_embeddings": 128,
+    }
+    language = json.dumps({"name": "transformers/masked-lm", "config": masked})
+    changes = [f"model.language={language}", "stages.0.objective=masked", "model.template=pair"]
+    grid = "base: recipe.yaml\naxes: {one: {way: []}}\noverrides: " + json.dumps(changes) + "\n" + GRID[GRID.index("seeds:") :]
+    cells = plan_comparison(toys(grid=grid), overrides=["budget={supervised_tokens: 60}"])
+    assert len(cells) == 2 and cells[0].length != cells[1].length
+    for cell in cells:
+        assert cell.length.steps > 2
+        result = train(cell.recipe, output=tmp_path / str(cell.seed))
+        assert (len(result.losses), result.tokens) == (cell.length.steps, cell.length.supervised_tokens)

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-from comparison_toys import GRID, write_toys
+from comparison_toys import GRID, WORDS, write_toys
+from small_models import LLAMA, causal_lm
 
 import vlmzoo
 from vlmzoo.cli.compare import compare as command_of_compare
@@ -24,7 +25,7 @@ from vlmzoo.comparison.compare import COMPARISON, REPORT, plan_comparison
 from vlmzoo.config import load_grid
 from vlmzoo.durable import replace_json
 from vlmzoo.evaluation import evaluate
-from vlmzoo.training.samples import make_collator, stage_samples
+from vlmzoo.training.samples import evaluation_collator, stage_samples
 from vlmzoo_registry import DataError, NoOptions, ResourceError
 from vlmzoo_tasks.exact import ExactMetric
 from vlmzoo_tasks.words import WordsMetric
@@ -96,7 +97,7 @@ def test_a_cell_leaves_what_training_and_evaluation_gave(cell):
     metrics = {"tasks/exact": ExactMetric(NoOptions()), "tasks/words": WordsMetric(NoOptions())}
     for key, shuffled in (("seeing", False), ("blind", True)):
         again = evaluate(
-            model, samples, collate=make_collator(model, stage), metrics=metrics, max_new_tokens=4, shuffled=shuffled
+            model, samples, collate=evaluation_collator(model, stage), metrics=metrics, max_new_tokens=4, shuffled=shuffled
         ).to_dict()
         assert told[key]["loss"] == pytest.approx(again["loss"], rel=1e-6)
         assert told[key]["scores"] == again["scores"]
@@ -104,6 +105,27 @@ def test_a_cell_leaves_what_training_and_evaluation_gave(cell):
     assert told["task"] == read(folder / TASK)
     # Each caption stands once in training: of the equally frequent ones the first is said, and is right once.
     assert told["frequent"]["tasks/exact"]["mean"] == pytest.approx(1 / 8)
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["default batching", "padded and cut"])
+def test_what_a_stage_does_to_its_rows_is_not_done_to_those_that_are_asked_about(tmp_path, cut):
+    """By default rows of such a model stand one after the other; a stage that cuts rows is still asked about whole answers."""
+    changes = [f"model.language={json.dumps(causal_lm(LLAMA))}"]
+    if cut:
+        changes += ["stages.0.batching={mode: padded}", "stages.0.too_long=cut", "stages.0.max_length=24"]
+    grid = "base: recipe.yaml\naxes: {one: {way: []}}\noverrides: " + json.dumps(changes) + "\n" + GRID[GRID.index("seeds:") :]
+    path = write_toys(tmp_path, grid=grid)
+    config, _ = load_grid(path)
+    (planned, _) = plan_comparison(path)
+    replace_json(tmp_path / TASK, planned.task(config))
+    run_cell(tmp_path)
+    told = read(tmp_path / RESULT)
+    # The byte tokenizer: a token for each letter, and the end.
+    for asked in ("seeing", "blind"):
+        assert [answer["tokens"] for answer in told[asked]["answers"]] == [len(words) + 1 for words in WORDS]
+        assert all(answer["nats"] > 0 for answer in told[asked]["answers"])
+    cuts = [json.loads(line) for line in (tmp_path / "run" / "align" / "log.jsonl").read_text().splitlines()]
+    assert (cuts[-1]["rows_cut"] > 0) == cut
 
 
 def test_a_finished_training_is_only_asked_again(cell):

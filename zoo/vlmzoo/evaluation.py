@@ -145,7 +145,7 @@ def evaluate(
     Args:
         model: the model; left in the mode it came in.
         samples: what to ask; each ends with what the assistant truly says.
-        collate: the objective, template and transform that make batches (`training.train.make_collator`).
+        collate: the objective, template and transform that make batches (`training.samples.evaluation_collator`).
         metrics: by name.
         batch_size: samples at a time.
         max_new_tokens: where an answer is cut that does not end by itself.

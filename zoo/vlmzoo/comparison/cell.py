@@ -21,7 +21,7 @@ from vlmzoo.durable import replace_json
 from vlmzoo.evaluation import Evaluation, contrast
 from vlmzoo.training.history import read_log
 from vlmzoo.training.memory import is_shortage
-from vlmzoo.training.samples import Samples, make_collator, stage_samples
+from vlmzoo.training.samples import Samples, evaluation_collator, make_collator, stage_samples
 from vlmzoo.training.train import train
 from vlmzoo.versions import versions
 from vlmzoo_registry import Dataset, Metric, VlmzooError
@@ -46,12 +46,12 @@ def run_cell(folder: Path) -> None:
     asked = task["evaluate"]
     samples = Samples([load_choice("dataset", source).make(Dataset) for source in asked["data"]])
     metrics = {source["name"]: load_choice("metric", source).make(Metric) for source in asked["metrics"]}
-    collate = make_collator(result.model, recipe.stages[-1])
+    stage = recipe.stages[-1]
     answered = contrast(
         result.model,
         samples,
-        stage_samples(recipe.stages[-1], collate),
-        collate=collate,
+        stage_samples(stage, make_collator(result.model, stage, seed=recipe.seed)),  # what it has learnt from
+        collate=evaluation_collator(result.model, stage),
         metrics=metrics,
         batch_size=asked["batch_size"],
         max_new_tokens=asked["max_new_tokens"],

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlmzoo.comparison.budget import Counts, Length, length_of, text_collator
+from vlmzoo.comparison.budget import Counts, Length, hides_at_random, length_of
 from vlmzoo.config import Choice, GridConfig, Recipe, StageConfig, load_recipe
 from vlmzoo.config.node import Field, Node, quotable
 from vlmzoo.config.shipped import shipped_recipes
@@ -19,7 +19,8 @@ from vlmzoo.evaluation import evenly, other_images
 from vlmzoo.planning import Plan, plan
 from vlmzoo.shortened import enumerated
 from vlmzoo.training.batching import stage_stream
-from vlmzoo.training.samples import stage_samples
+from vlmzoo.training.samples import evaluation_collator, make_collator, stage_samples
+from vlmzoo.without_values import without_values
 from vlmzoo_registry import ConfigError, DataError, VlmzooError
 
 
@@ -115,10 +116,10 @@ def cells_of(grid: GridConfig, combinations: Sequence[Combination], say: Callabl
     measured: dict[str, Lengths] = {}
     for combination in combinations:
         try:
-            collate = text_collator(combination.recipe)
-            _check_questions(grid, combination, collate)
+            model, stage = without_values(combination.recipe.model), combination.recipe.stages[-1]
+            _check_questions(grid, combination, evaluation_collator(model, stage))
             for seed in grid.seeds:
-                cells.append(_cell(grid, combination, seed, collate, known, measured))
+                cells.append(_cell(grid, combination, seed, make_collator(model, stage, seed=seed), known, measured))
         except VlmzooError as error:
             for reason in error.reasons or (error.message,):
                 reasons.setdefault(reason, []).append(combination.name)
@@ -140,11 +141,7 @@ def _cell(
     stage = recipe.stages[-1]
     if grid.budget.seconds is not None:
         return Cell(combination, seed, recipe, None, grid.budget.seconds)
-    # What a sample counts depends on the words alone: cells that differ in other parts share the count.
-    model = combination.recipe.model
-    template = stage.template or model.template
-    words = [model.language.dump(), template.dump(), stage.objective.dump(), [choice.dump() for choice in stage.data]]
-    counts = _counts(known, json.dumps(words), stage, collate)
+    counts = _counts(known, _counted_alike(combination, seed, collate), stage, collate)
     lengths = None
     if stage.batching.by_length:  # rows with images are as long as the other parts make them
         if combination.name not in measured:
@@ -153,6 +150,23 @@ def _cell(
     stream = stage_stream(stage, counts.samples, collate, lengths, seed=seed)
     length = length_of(counts, stream, grid.budget)
     return Cell(combination, seed, with_steps(recipe, length.steps), length, None)
+
+
+def _counted_alike(combination: Combination, seed: int, collate: Collator) -> str:
+    """Cells of which this is the same share a count, whatever other parts they have.
+
+    What a sample counts depends on the words alone where every row is learnt whole; which rows are cut or left out depends on
+    all of a combination, and whether one is refused on the tokens of its images too.
+    """
+    model, stage = combination.recipe.model, combination.recipe.stages[-1]
+    template = stage.template or model.template
+    words: list[Any] = [model.language.dump(), template.dump(), stage.objective.dump(), [data.dump() for data in stage.data]]
+    words += [stage.max_length, collate.image_token.slots, None if model.layout is None else model.dump()]
+    if hides_at_random(collate.objective):
+        words.append({"seed": seed, "stage": stage.name})
+    if stage.too_long == "cut" or stage.on_bad_row == "skip":
+        words.append(combination.name)
+    return json.dumps(words)
 
 
 def _counts(known: dict[str, Counts], key: str, stage: StageConfig, collate: Collator) -> Counts:

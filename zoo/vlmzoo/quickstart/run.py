@@ -20,7 +20,7 @@ from vlmzoo.evaluation import Answer, Evaluation, Score, contrast, mean_score
 from vlmzoo.model.vlm import VLM
 from vlmzoo.quickstart.assets import QuickstartAssets, prepare
 from vlmzoo.quickstart.families import GROUPS
-from vlmzoo.training.samples import Samples, make_collator, stage_samples
+from vlmzoo.training.samples import Samples, evaluation_collator, stage_samples
 from vlmzoo.training.train import train
 from vlmzoo_registry import Dataset, Metric
 
@@ -132,7 +132,7 @@ def held_out(recipe: Recipe, assets: QuickstartAssets) -> tuple[HeldOut, ...]:
 def ask(model: VLM, recipe: Recipe, assets: QuickstartAssets, console: Console | None = None) -> Iterator[Asked]:
     """Ask the model each question about each held-out set, seeing and blind."""
     training = stage_samples(recipe.stages[0])
-    collate = make_collator(model, recipe.stages[0])
+    collate = evaluation_collator(model, recipe.stages[0])
     metrics: dict[str, Metric] = {"exact": load_choice("metric", {"name": "tasks/exact"}).make(Metric)}
     sets = held_out(recipe, assets)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
+from typing import Any
 
 from vlmzoo.assemble import make_template
 from vlmzoo.config import StageConfig
@@ -15,8 +16,8 @@ from vlmzoo.model.vlm import VLM
 from vlmzoo.objectives import stage_objective, standing
 from vlmzoo.training.row_length import positions, row_length
 from vlmzoo.training.sources import leave_out_bad_rows, open_source
-from vlmzoo_registry import DataError, Dataset, Fault, Sample
-from vlmzoo_registry.errors import faults_message
+from vlmzoo_registry import DataError, Dataset, Fault, Objective, Sample
+from vlmzoo_registry.errors import RefusedRowsError, faults_of_rows
 
 _LOOKED_AT = 64  # samples of a fingerprint
 
@@ -83,8 +84,8 @@ def stage_samples(stage: StageConfig, collate: Collator | None = None) -> Sample
         bad += [source] if source.faults else []
         sources.append(source)
     if bad and stage.on_bad_row == "error":
-        message, reasons = faults_message(stage.name, [fault for source in bad for fault in source.faults])
-        raise DataError(f"stage {message}", reasons)
+        faults = [fault for source in bad for fault in source.faults]
+        raise RefusedRowsError(f"stage {faults_of_rows(stage.name, faults)}", faults)
     if stage.on_bad_row == "skip":
         sources = list(leave_out_bad_rows(sources, stage, collate))
     return Samples(
@@ -96,7 +97,7 @@ def stage_samples(stage: StageConfig, collate: Collator | None = None) -> Sample
 
 
 def make_collator(model: VLM, stage: StageConfig, *, seed: int = 0, images: SampleImages | None = None) -> Collator:
-    """What turns the samples of a stage into batches for this model, to train on or to ask about.
+    """What turns the samples of a stage into batches for this model to train on.
 
     `images` reads the images of samples; default: the model's processor, which makes pixels of them. `seed` and the stage's
     name are what the random draws of its objective are keyed by, besides the epoch and the sample.
@@ -104,17 +105,40 @@ def make_collator(model: VLM, stage: StageConfig, *, seed: int = 0, images: Samp
     Raises `AssemblyError` where the tokenizer lacks what the stage's template or objective writes, with every reason why the
     language model cannot be trained with the objective, and where rows may be longer than it has positions for.
     """
-    tokenizer = model.processor.tokenizer
+    language_name = model.config.model["language"]["name"]
+    objective = stage_objective(stage, model.language, language_name)
+    return _collator(
+        model,
+        stage,
+        objective,
+        images=model.processor.images if images is None else images,
+        length=row_length(stage, model.language),
+        key=(seed, stage.name),
+        flatten=standing(stage, objective, model.language, language_name).flat,
+    )
+
+
+def evaluation_collator(model: VLM, stage: StageConfig) -> Collator:
+    """What turns samples into batches to ask a model about that was trained in this stage.
+
+    Rows are padded, as each is looked at alone, and whole: the stage's `max_length` and `too_long` say what is learnt, and a
+    true answer may be as long as the language model has positions for.
+
+    Raises `AssemblyError` as `make_collator` does, but for `max_length`.
+    """
     objective = stage_objective(stage, model.language, model.config.model["language"]["name"])
+    return _collator(model, stage, objective, images=model.processor.images, key=(0, stage.name))
+
+
+def _collator(model: VLM, stage: StageConfig, objective: Objective, **options: Any) -> Collator:
+    """The collator of this model's tokenizer and of the stage's template; `options` are what uses of it differ in."""
+    tokenizer = model.processor.tokenizer
     return Collator(
         objective=objective.bind(tokenizer),
         template=model.processor.template if stage.template is None else make_template(stage.template, tokenizer),
         tokenizer=tokenizer,
         image_token=model.processor.image_token,
-        images=model.processor.images if images is None else images,
         max_length=positions(model.language),
-        length=row_length(stage, model.language),
         instructions=model.processor.instructions,
-        key=(seed, stage.name),
-        flatten=standing(stage, objective, model.language, model.config.model["language"]["name"]).flat,
+        **options,
     )

@@ -107,7 +107,8 @@ def train(
     data = {stage.name: stage_samples(stage) for stage in plan.stages[finished:]}
     model, origin = _begin(plan, root, results, catalogue)
     for stage in plan.stages[finished:]:
-        collate = make_collator(model, stage)  # a style that the tokenizer cannot write is refused before anything trains
+        # A style that the tokenizer cannot write is refused before anything trains.
+        collate = make_collator(model, stage, seed=plan.seed)
         if stage.on_bad_row == "skip":
             data[stage.name] = stage_samples(stage, collate)
         for note in data[stage.name].said():
