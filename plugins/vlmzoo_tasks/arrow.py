@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from vlmzoo_registry.errors import DataError
+from vlmzoo_registry.errors import BadRowError, DataError
 from vlmzoo_registry.images import ImageFile, ImageSource, decode_image, size_of_image
 from vlmzoo_registry.tasks import IMAGE, Dataset, Sample, Turn
 from vlmzoo_tasks.chat import MESSAGES, read_message
@@ -95,8 +95,8 @@ class ArrowDataset(Dataset):
         pictures = _pictures(row, columns, place, faults)
         identifier, turns = self._turns(row, columns, pictures, place, faults)
         faults.raise_any()
-        where = f"{source}: {columns.images}"
-        images = (self._opener(picture, shard.path, place, number, where) for number, picture in enumerate(pictures))
+        field = str(columns.images)
+        images = (self._opener(picture, shard.path, place, number, field) for number, picture in enumerate(pictures))
         return Sample(id=f"{number}:{identifier}", turns=turns, images=tuple(images), source=source)
 
     def _turns(
@@ -121,15 +121,17 @@ class ArrowDataset(Dataset):
             check_markers(turns, ["image"] * len(pictures), columns.images or "images", f"{columns.said}[{{}}]", line, bad)
         return identifier, turns
 
-    def _opener(self, picture: Any, shard: Path, row: int, number: int, where: str) -> ArrowImage | ImageFile:
+    def _opener(self, picture: Any, shard: Path, row: int, number: int, field: str) -> ArrowImage | ImageFile:
+        where = f"{shard}:{row}: {field}"
         data = picture.get("bytes") if isinstance(picture, dict) else picture
         if isinstance(data, bytes):
             return ArrowImage(shard, row, number, data, where)
         name = picture.get("path") if isinstance(picture, dict) else picture
         if not isinstance(name, str) or not name:
-            raise DataError(f"{where}: an image has neither bytes nor a path: drop the row")
+            raise BadRowError(f"{shard}:{row}", f"{field}: an image has neither bytes nor a path: drop the row")
         if self.config.images is None:
-            raise DataError(f"{where}: `{name}` is a path: name the folder that it starts from as `images` of this dataset")
+            reason = f"`{name}` is a path: name the folder that it starts from as `images` of this dataset"
+            raise BadRowError(f"{shard}:{row}", f"{field}: {reason}")
         return image_opener(self.config.images, name, where)
 
 

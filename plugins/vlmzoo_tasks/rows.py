@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlmzoo_registry.errors import BadRowsError, DataError, Fault, faults_message
+from vlmzoo_registry.errors import BadRowsError, DataError, Fault, RefusedRowsError, faults_of_rows
 from vlmzoo_registry.images import ImageFile
 from vlmzoo_registry.tasks import IMAGE, Dataset, Turn
 
@@ -42,11 +42,11 @@ class BadRows:
         self._fatal = True
 
     def raise_any(self, rest: Dataset | None = None) -> None:
-        """Raise what was noted, if anything: `BadRowsError` where the `rest` can do without these rows, else `DataError`."""
+        """Raise what was noted, if anything: `BadRowsError` where the `rest` can do without, else `RefusedRowsError`."""
         if self.faults and rest is not None and not self._fatal:
             raise BadRowsError(str(self.path), self.faults, rest)
         if self.faults:
-            raise DataError(*faults_message(str(self.path), self.faults))
+            raise RefusedRowsError(faults_of_rows(str(self.path), self.faults), self.faults)
 
 
 def text_field(row: dict[str, Any], field: str, line: int | str, bad: BadRows) -> str | None:

@@ -12,12 +12,14 @@ from vlmzoo_registry.config import ComponentConfig, NoOptions
 from vlmzoo_registry.encoder_options import EncoderOptions
 from vlmzoo_registry.errors import (
     AssemblyError,
+    BadRowError,
     BadRowsError,
     CheckpointError,
     ConfigError,
     DataError,
     Fault,
     PluginError,
+    RefusedRowsError,
     ResourceError,
     VlmzooError,
 )
@@ -81,6 +83,7 @@ __all__ = [
     "IMAGE",
     "Arrangement",
     "AssemblyError",
+    "BadRowError",
     "BadRowsError",
     "Catalogue",
     "CheckpointError",
@@ -114,6 +117,7 @@ __all__ = [
     "PerToken",
     "PluginError",
     "PluginRecord",
+    "RefusedRowsError",
     "Rendered",
     "ResourceError",
     "Rule",

@@ -53,23 +53,48 @@ class Fault:
         return f"{self.place}: {self.reason}"
 
 
-class BadRowsError(DataError):
+class BadRowError(DataError):
+    """One row that cannot be used: `fault` says where it stands and why, for who lists rows."""
+
+    def __init__(self, place: str, reason: str) -> None:
+        self.fault = Fault(place, reason)
+        super().__init__(str(self.fault))
+
+
+class RefusedRowsError(DataError):
+    """Rows for which data is refused as a whole: `faults` are all of them, the message shows the first `SHOWN_FAULTS`.
+
+    `whole` is what is said of them together, with their number and without a colon.
+    """
+
+    def __init__(self, whole: str, faults: Sequence[Fault]) -> None:
+        shown = f", of which the first {SHOWN_FAULTS} are" if len(faults) > SHOWN_FAULTS else ""
+        super().__init__(f"{whole}{shown}:", [str(fault) for fault in faults[:SHOWN_FAULTS]])
+        self.whole = whole
+        self.faults = tuple(faults)
+
+
+class BadRowsError(RefusedRowsError):
     """Rows of a source that cannot be used, while the others can: `faults` are all of them, `rest` is the data without.
 
     A source raises it where a bad row is left out without harm, so that nobody loses rows unless they asked for that.
     """
 
     def __init__(self, source: str, faults: Sequence[Fault], rest: "Dataset") -> None:
-        super().__init__(*faults_message(source, faults))
-        self.faults = tuple(faults)
+        super().__init__(faults_of_rows(source, faults), faults)
         self.rest = rest
 
 
-def faults_message(source: str, faults: Sequence[Fault]) -> tuple[str, list[str]]:
-    """The message about faults of rows, and its reasons: the first `SHOWN_FAULTS` of them."""
-    shown = f", of which the first {SHOWN_FAULTS} are" if len(faults) > SHOWN_FAULTS else ""
-    noun = "fault" if len(faults) == 1 else "faults"
-    return f"`{source}` has {len(faults)} {noun} in its rows{shown}:", [str(fault) for fault in faults[:SHOWN_FAULTS]]
+def faults_of_rows(source: str, faults: Sequence[Fault]) -> str:
+    """How many faults the rows of a source have, in words."""
+    return f"`{source}` has {len(faults)} {'fault' if len(faults) == 1 else 'faults'} in its rows"
+
+
+def fault_of(error: DataError, place: str) -> Fault:
+    """An error about one row as its fault; the row stands at `place`, unless the error knows better (`BadRowError`)."""
+    if isinstance(error, BadRowError):
+        return error.fault
+    return Fault(place, " ".join(text.removeprefix(f"{place}: ") for text in (error.message, *error.reasons)))
 
 
 class PluginError(VlmzooError):

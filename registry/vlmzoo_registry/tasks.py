@@ -80,7 +80,8 @@ class Rendered:
 class Dataset(ABC):
     """Implement this to bring a data source; constructed as `factory(config)`.
 
-    Bad rows raise `DataError` naming file:line:field: `BadRowsError` with all of them where the others can be used without.
+    Bad rows raise `DataError` naming file:line:field: `BadRowsError` with all of them where the others can be used without,
+    else `RefusedRowsError`; a row that is seen to be bad only when it is asked for raises `BadRowError`.
     The `workers` of a stage are forked: what is read row by row is opened when a row is read, as all of them would share the
     position in a file that was open before. A component of this kind has no option called `rules`, which a recipe writes beside
     the options.
@@ -114,7 +115,8 @@ class Rule(ABC):
         """The dataset with the rule applied, and a note of what it did.
 
         The same rows give the same result; what is drawn is keyed by the samples' ids, never by their order. Ids that differ
-        before differ after. Opens no image. Raises `DataError` naming the samples' sources where the rule cannot be applied.
+        before differ after. Opens no image. Where the rule cannot be applied it raises `RefusedRowsError` with every sample
+        that it is refused for, by their sources, or `BadRowError` when such a sample is asked for.
         """
 
 

@@ -138,12 +138,15 @@ def test_faults_are_found_in_one_pass_also_where_a_rule_refuses_rows(folder, ref
     rules = [{"name": "response_format", "prompt": "Answer shortly."}, *(["drop_invalid"] if refused else [])]
     config["stages"][0]["data"][0]["rules"] = rules
     (found,) = check_data(config)
-    assert {fault.place for fault in found.faults} == {f"{folder}/rows.jsonl:{line}" for line in range(2, 2 + len(BAD))}
+    whole = [fault.reason for fault in found.faults if fault.place == "tasks/llava"]
+    assert whole == (["rule `drop_invalid` cannot read 1 of 11 samples"] if refused else [])
+    places = {fault.place for fault in found.faults} - {"tasks/llava"}
+    assert places == {f"{folder}/rows.jsonl:{line}" for line in range(2, 2 + len(BAD))}
     (rule,) = [fault for fault in found.faults if "rule `response_format`" in fault.reason]
     assert rule.place == f"{folder}/rows.jsonl:12" and rule.reason.endswith(
         "put the rule `drop_invalid` before it, or drop the row"
     )
-    expected = (0, len(BAD), len(BAD) + 1) if refused else (4, len(BAD), len(BAD))
+    expected = (0, len(BAD), len(BAD) + 2) if refused else (4, len(BAD), len(BAD))
     assert (found.samples, found.bad_rows, len(found.faults)) == expected
     assert ("a rule refuses these rows, so none can be used; they are looked at as they are" in found.notes) == refused
 
@@ -157,6 +160,74 @@ def test_every_row_that_a_rule_names_is_a_fault_of_its_own(folder):
     assert [fault.place for fault in rows] == [f"{folder}/rows.jsonl:{line}" for line in range(1, 5)]
     assert rows[0].reason.startswith("the answer 'It is 0.' is not the letter of an option")
     assert (found.samples, found.bad_rows) == (0, 4)
+
+
+SILENT = {"conversations": [{"from": "gpt", "value": "x"}, {"from": "human", "value": "<image>y"}], "image": "0.png"}
+
+
+@pytest.mark.parametrize("rule", ["rotate_options", "merge_by_image", {"name": "sample_exchanges", "count": 1}])
+def test_more_rows_than_a_message_shows_are_all_counted(folder, rule):
+    """The message of a rule shows 20 rows; the check lists all of them."""
+    config = recipe(folder, [SILENT | {"id": str(number)} for number in range(100)])
+    config["stages"][0]["data"][0]["rules"] = [rule]
+    (found,) = check_data(config)
+    name = rule if isinstance(rule, str) else rule["name"]
+    assert found.faults[0].reason == f"rule `{name}` cannot read 100 of 100 samples"
+    assert (found.samples, found.bad_rows) == (0, 100)
+    assert {fault.place for fault in found.faults[1:]} == {f"{folder}/rows.jsonl:{line}" for line in range(1, 101)}
+    with pytest.raises(DataError, match="of which the first 20 are:") as caught:
+        stage_samples(load_recipe(config).stages[0])
+    assert len(caught.value.reasons) == 20
+
+
+def test_all_rows_that_keep_a_file_from_being_used_are_counted(folder):
+    config = recipe(folder, GOOD)
+    bad = [talk("What?", "x", image="0.png") for _ in range(30)]
+    (folder / "rows.json").write_text("[" + ",\n".join(map(json.dumps, bad)) + ",\n{")
+    config["stages"][0]["data"][0]["path"] = str(folder / "rows.json")
+    (found,) = check_data(config)
+    whole, *rows = found.faults
+    assert (whole.place, whole.reason) == ("tasks/llava", f"`{folder}/rows.json` has 31 faults in its rows")
+    assert [fault.place for fault in rows] == [f"{folder}/rows.json:{line}" for line in range(1, 32)]
+    assert (found.samples, found.bad_rows) == (0, 31)
+
+
+@pytest.mark.parametrize(
+    ("source", "places"),
+    [
+        ({"name": "llava", "path": "rows.json"}, ["rows.json:1", "rows.json:1[1]"]),
+        (
+            {"name": "vqa", "questions": "q.json", "annotations": "a.json", "file": "{image_id}.png"},
+            ["q.json:questions[0]", "q.json:questions[1]"],
+        ),
+        ({"name": "coco_captions", "path": "coco.json"}, ["coco.json:annotations[0]", "coco.json:annotations[1]"]),
+        ({"name": "folder", "path": "pictures"}, ["pictures/cat and dog.png", "pictures/cow.png"]),
+    ],
+    ids=["list on one line", "questions", "annotations", "folder"],
+)
+@pytest.mark.parametrize("rules", [["rotate_options"], ["response_format", "rotate_options"]], ids=["one rule", "two rules"])
+def test_rows_that_a_rule_refuses_are_named_wherever_they_stand(folder, source, places, rules):
+    rows = [talk("<image>?", "x", image=f"{number}.png") for number in range(2)]
+    (folder / "rows.json").write_text(json.dumps(rows))
+    questions = [{"question_id": number, "image_id": number, "question": "What?"} for number in range(2)]
+    (folder / "q.json").write_text(json.dumps({"questions": questions}))
+    answers = [{"question_id": number, "image_id": number, "multiple_choice_answer": "x"} for number in range(2)]
+    (folder / "a.json").write_text(json.dumps({"annotations": answers}))
+    images = [{"id": number, "file_name": f"{number}.png"} for number in range(2)]
+    captions = [{"id": number, "image_id": number, "caption": "x"} for number in range(2)]
+    (folder / "coco.json").write_text(json.dumps({"images": images, "annotations": captions}))
+    (folder / "pictures").mkdir()
+    for name in ("cat and dog", "cow"):
+        picture(1).save(folder / "pictures" / f"{name}.png")
+        (folder / "pictures" / f"{name}.txt").write_text("x")
+    config = recipe(folder, GOOD)
+    files = {key: str(folder / value) for key, value in source.items() if key in ("path", "questions", "annotations")}
+    shown = {} if source["name"] == "folder" else {"images": str(folder / "images")}
+    config["stages"][0]["data"] = [{**source, **files, **shown, "rules": rules}]
+    (found,) = check_data(config)
+    assert [fault.place for fault in found.faults] == [f"tasks/{source['name']}", *(f"{folder}/{place}" for place in places)]
+    assert all(fault.reason.startswith("the answer 'x' is not the letter of an option") for fault in found.faults[1:])
+    assert found.bad_rows == 2
 
 
 def test_fewer_samples_than_a_rule_is_to_keep_are_said(folder):

@@ -73,11 +73,13 @@ def check_data(
 
 def _checked(choice: DataChoice, stage: StageConfig, collate: Collator, progress: Progress) -> CheckedSource:
     name = choice.component.full_name
+    refused: tuple[Fault, ...]
     try:
         source = read_source(choice)
     except DataError as error:
-        return CheckedSource(stage.name, name, 0, 0, refusal(error, name), ())
-    refused: tuple[Fault, ...] = ()
+        refused = refusal(error, name)
+        return CheckedSource(stage.name, name, 0, _rows_of(refused, name), refused, ())
+    refused = ()
     try:
         source = apply_rules(choice, source)
     except DataError as error:  # the rows are looked at as they are, so that all that is wrong is said at once
@@ -89,7 +91,7 @@ def _checked(choice: DataChoice, stage: StageConfig, collate: Collator, progress
         progress.advance(task)
     faults = (*refused, *(fault for look in looks for fault in look.faults))
     if refused:
-        bad = len({fault.place for fault in faults} - {name})
+        bad = _rows_of(faults, name)
         notes: tuple[str, ...] = ("a rule refuses these rows, so none can be used; they are looked at as they are",)
     else:
         bad = sum(bool(look.faults) for look in looks)
@@ -102,3 +104,8 @@ def _checked(choice: DataChoice, stage: StageConfig, collate: Collator, progress
         faults=(*source.faults, *faults),
         notes=notes,
     )
+
+
+def _rows_of(faults: Sequence[Fault], name: str) -> int:
+    """How many rows have faults; what is said of the data set as a whole is none of a row."""
+    return len({fault.place for fault in faults} - {name})

@@ -5,6 +5,7 @@ from dataclasses import replace
 from vlmzoo_registry.config import NoOptions
 from vlmzoo_registry.tasks import IMAGE, Dataset, Rule, Ruled, Sample, Turn
 from vlmzoo_tasks.rules.derived import Derived
+from vlmzoo_tasks.rules.every_sample import of_every_sample
 
 
 class DropInvalid(Rule):
@@ -19,15 +20,17 @@ class DropInvalid(Rule):
 
     def apply(self, rows: Dataset) -> Ruled:
         """Reads every sample once."""
-        kept, cut = [], 0
-        for index in range(len(rows)):
-            sample = rows[index]
-            turns = _valid(sample)
-            if turns is not None:
-                kept.append(index)
-                cut += turns != sample.turns
+        changed = of_every_sample(rows, "drop_invalid", _changes)
+        kept = [index for index, change in enumerate(changed) if change is not None]
+        cut = sum(change is True for change in changed)
         note = f"drop_invalid: left out {len(rows) - len(kept)} of {len(rows)} conversations, cut the ends off {cut}"
         return Ruled(Derived(rows, kept, _cut), note)
+
+
+def _changes(sample: Sample) -> bool | None:
+    """Whether the ends of a sample are cut off; None where it is left out."""
+    turns = _valid(sample)
+    return None if turns is None else turns != sample.turns
 
 
 def _cut(rows: Dataset, index: int) -> Sample:

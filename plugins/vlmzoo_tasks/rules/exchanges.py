@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from vlmzoo_registry.errors import DataError
+from vlmzoo_registry.errors import BadRowError
 from vlmzoo_registry.tasks import Sample, Turn
 
 
@@ -30,15 +30,16 @@ class Talk:
 
 
 def talk(sample: Sample, rule: str) -> Talk:
-    """The conversation of a sample. Raises `DataError` where its turns are no questions with answers; `rule` is who asks."""
+    """The conversation of a sample. Raises `BadRowError` where its turns are no questions with answers; `rule` is who asks."""
     turns = list(sample.turns)
     system = turns.pop(0).text if turns and turns[0].role == "system" else None
     roles = [turn.role for turn in turns]
     if not turns or roles != ["user", "assistant"] * (len(turns) // 2):
         found = ", ".join(turn.role for turn in sample.turns) or "none"
-        raise DataError(
-            f"{sample.source}: rule `{rule}` needs questions with their answers (the turns are {found}): "
-            "put the rule `drop_invalid` before it, or drop the row"
+        raise BadRowError(
+            sample.source,
+            f"rule `{rule}` needs questions with their answers (the turns are {found}): "
+            "put the rule `drop_invalid` before it, or drop the row",
         )
     pairs = zip(turns[::2], turns[1::2], strict=True)
     return Talk(system, tuple(Exchange(asked.text, answer.text) for asked, answer in pairs))

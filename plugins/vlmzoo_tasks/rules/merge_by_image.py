@@ -7,6 +7,7 @@ from dataclasses import replace
 from vlmzoo_registry.config import NoOptions
 from vlmzoo_registry.tasks import IMAGE, Dataset, Rule, Ruled, Sample
 from vlmzoo_tasks.rules.derived import Derived
+from vlmzoo_tasks.rules.every_sample import of_every_sample
 from vlmzoo_tasks.rules.exchanges import Exchange, Talk, talk
 
 _MARKS = re.compile(rf"\s*{re.escape(IMAGE)}\s*")
@@ -22,14 +23,17 @@ class MergeByImage(Rule):
         pass
 
     def apply(self, rows: Dataset) -> Ruled:
-        """Reads every sample once. Raises `DataError` for turns that are no questions with answers."""
+        """Reads every sample once. Raises `RefusedRowsError` for turns that are no questions with answers."""
         groups: dict[Hashable, list[int]] = {}
-        for index in range(len(rows)):
-            sample = rows[index]
-            key: Hashable = (sample.images, talk(sample, "merge_by_image").system) if sample.images else index
-            groups.setdefault(key, []).append(index)
+        for index, shown in enumerate(of_every_sample(rows, "merge_by_image", _shown)):
+            groups.setdefault(index if shown is None else shown, []).append(index)
         note = f"merge_by_image: {len(rows)} samples became {len(groups)} conversations"
         return Ruled(Derived(rows, [tuple(group) for group in groups.values()], _merged), note)
+
+
+def _shown(sample: Sample) -> Hashable | None:
+    """What samples that are merged have in common; None where there is no image."""
+    return (sample.images, talk(sample, "merge_by_image").system) if sample.images else None
 
 
 def _merged(rows: Dataset, group: tuple[int, ...]) -> Sample:

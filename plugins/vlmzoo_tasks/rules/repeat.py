@@ -6,6 +6,7 @@ from vlmzoo_registry.tasks import Dataset, Rule, Ruled, Sample
 from vlmzoo_tasks.draws import draw
 from vlmzoo_tasks.rules.config import RepeatConfig
 from vlmzoo_tasks.rules.derived import Derived
+from vlmzoo_tasks.rules.every_sample import of_every_sample
 
 
 class Repeat(Rule):
@@ -21,11 +22,11 @@ class Repeat(Rule):
         """Reads every sample once, where `times` is no whole number."""
         whole = int(self._config.times)
         part = (self._config.times - whole) * 2**64
-        places = [
-            (index, copy)
-            for index in range(len(rows))
-            for copy in range(whole + (part > 0 and draw(f"{self._config.seed}\n{rows[index].id}") < part))
-        ]
+        more = [False] * len(rows)
+        if part:
+            drawn = of_every_sample(rows, "repeat", lambda sample: draw(f"{self._config.seed}\n{sample.id}"))
+            more = [number < part for number in drawn]
+        places = [(index, copy) for index, once_more in enumerate(more) for copy in range(whole + once_more)]
         return Ruled(Derived(rows, places, _copy), f"repeat: {len(rows)} samples came to {len(places)}")
 
 

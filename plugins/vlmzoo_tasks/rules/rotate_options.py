@@ -4,9 +4,10 @@ import re
 from dataclasses import dataclass, replace
 
 from vlmzoo_registry.config import NoOptions
-from vlmzoo_registry.errors import DataError
+from vlmzoo_registry.errors import BadRowError
 from vlmzoo_registry.tasks import Dataset, Rule, Ruled, Sample
 from vlmzoo_tasks.rules.derived import Derived
+from vlmzoo_tasks.rules.every_sample import of_every_sample
 from vlmzoo_tasks.rules.exchanges import Exchange, Talk, talk
 
 _OPTION = re.compile(r"([A-Z])\. (.+)")
@@ -33,26 +34,16 @@ class RotateOptions(Rule):
         pass
 
     def apply(self, rows: Dataset) -> Ruled:
-        """Reads every sample once. Raises `DataError` naming each that is not one question with options."""
-        places, faults = [], []
-        for index in range(len(rows)):
-            sample = rows[index]
-            try:
-                count = len(_choices(sample).options)
-            except DataError as error:
-                faults.append(error.message)
-                continue
-            places += [(index, shift) for shift in range(count)]
-        if faults:
-            shown = faults[:20]
-            raise DataError(f"rule `rotate_options` cannot read {len(faults)} of {len(rows)} samples, of which here:", shown)
+        """Reads every sample once. Raises `RefusedRowsError` naming each that is not one question with options."""
+        counts = of_every_sample(rows, "rotate_options", lambda sample: len(_choices(sample).options))
+        places = [(index, shift) for index, count in enumerate(counts) for shift in range(count)]
         return Ruled(Derived(rows, places, _rotated), f"rotate_options: {len(rows)} questions became {len(places)}")
 
 
 def _choices(sample: Sample) -> _Choices:
     said = talk(sample, "rotate_options")
     if len(said.exchanges) != 1:
-        raise DataError(f"{sample.source}: has {len(said.exchanges)} questions, not 1: put the rule before `merge_by_image`")
+        raise BadRowError(sample.source, f"has {len(said.exchanges)} questions, not 1: put the rule before `merge_by_image`")
     lines, answer = said.exchanges[0].question.split("\n"), said.exchanges[0].answer.strip()
     found = [_OPTION.fullmatch(line.strip()) for line in lines]
     first = next((number for number, match in enumerate(found) if match is not None and match[1] == "A"), len(lines))
@@ -64,7 +55,7 @@ def _choices(sample: Sample) -> _Choices:
     letters = [chr(ord("A") + number) for number in range(len(options))]
     if len(options) < 2 or answer not in letters:
         known = ", ".join(letters) or "no options, `A. ...` and `B. ...` on lines of their own"
-        raise DataError(f"{sample.source}: the answer {answer!r:.40} is not the letter of an option (the question has {known})")
+        raise BadRowError(sample.source, f"the answer {answer!r:.40} is not the letter of an option (the question has {known})")
     behind = first + len(options)
     return _Choices(tuple(lines[:first]), tuple(options), tuple(lines[behind:]), letters.index(answer))
 

@@ -4,6 +4,7 @@ from vlmzoo_registry.tasks import Dataset, Rule, Ruled, Sample
 from vlmzoo_tasks.draws import draw
 from vlmzoo_tasks.rules.config import SampleConfig
 from vlmzoo_tasks.rules.derived import Derived, same
+from vlmzoo_tasks.rules.every_sample import of_every_sample
 
 
 class SampleRule(Rule):
@@ -17,7 +18,8 @@ class SampleRule(Rule):
 
     def apply(self, rows: Dataset) -> Ruled:
         """Reads every sample once."""
-        drawn = [(_draw(rows[index], self._config.seed), index) for index in range(len(rows))]
+        draws = of_every_sample(rows, "sample", lambda sample: _draw(sample, self._config.seed))
+        drawn = [(number, index) for index, number in enumerate(draws)]
         if self._config.share is not None:
             kept = [index for number, index in drawn if number < self._config.share * 2**64]
         else:

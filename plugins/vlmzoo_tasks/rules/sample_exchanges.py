@@ -6,6 +6,7 @@ from vlmzoo_registry.tasks import IMAGE, Dataset, Rule, Ruled, Sample
 from vlmzoo_tasks.draws import draw
 from vlmzoo_tasks.rules.config import SampleExchangesConfig
 from vlmzoo_tasks.rules.derived import Derived
+from vlmzoo_tasks.rules.every_sample import of_every_sample
 from vlmzoo_tasks.rules.exchanges import Exchange, Talk, marked, talk
 from vlmzoo_tasks.rules.marks import with_marks
 
@@ -21,8 +22,8 @@ class SampleExchanges(Rule):
         self._config = config
 
     def apply(self, rows: Dataset) -> Ruled:
-        """Reads every sample once."""
-        longer = sum(self._kept(rows[index]) is not None for index in range(len(rows)))
+        """Reads every sample once. Raises `RefusedRowsError` for turns that are no questions with answers."""
+        longer = sum(of_every_sample(rows, "sample_exchanges", lambda sample: self._kept(sample) is not None))
         note = f"sample_exchanges: kept {self._config.count} questions of {longer} of {len(rows)} conversations"
         return Ruled(Derived(rows, range(len(rows)), self._sampled), note)
 

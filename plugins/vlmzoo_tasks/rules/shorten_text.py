@@ -5,6 +5,7 @@ from dataclasses import replace
 from vlmzoo_registry.tasks import Dataset, Rule, Ruled, Sample
 from vlmzoo_tasks.rules.config import ShortenTextConfig
 from vlmzoo_tasks.rules.derived import Derived
+from vlmzoo_tasks.rules.every_sample import of_every_sample
 from vlmzoo_tasks.rules.exchanges import Exchange, Talk, talk
 
 
@@ -19,14 +20,10 @@ class ShortenText(Rule):
         self._most = config.characters
 
     def apply(self, rows: Dataset) -> Ruled:
-        """Reads every sample once."""
-        kept, cut = [], 0
-        for index in range(len(rows)):
-            sample = rows[index]
-            short = self._short(sample)
-            if short is not None:
-                kept.append(index)
-                cut += short is not sample
+        """Reads every sample once. Raises `RefusedRowsError` for turns that are no questions with answers."""
+        changed = of_every_sample(rows, "shorten_text", self._changes)
+        kept = [index for index, change in enumerate(changed) if change is not None]
+        cut = sum(change is True for change in changed)
         left_out = len(rows) - len(kept)
         note = f"shorten_text: cut {cut} of {len(rows)} conversations to {self._most} characters, left out {left_out}"
         return Ruled(Derived(rows, kept, self._shortened), note)
@@ -34,6 +31,11 @@ class ShortenText(Rule):
     def _shortened(self, rows: Dataset, index: int) -> Sample:
         sample = rows[index]
         return self._short(sample) or sample
+
+    def _changes(self, sample: Sample) -> bool | None:
+        """Whether the sample is cut; None where it is left out."""
+        short = self._short(sample)
+        return None if short is None else short is not sample
 
     def _short(self, sample: Sample) -> Sample | None:
         """The sample, cut where it is too long; None where nothing of its first answer would be left."""

@@ -2,10 +2,11 @@
 
 from dataclasses import replace
 
-from vlmzoo_registry.errors import DataError
+from vlmzoo_registry.errors import BadRowError
 from vlmzoo_registry.tasks import IMAGE, Dataset, Rule, Ruled, Sample
 from vlmzoo_tasks.rules.config import SplitConversationsConfig
 from vlmzoo_tasks.rules.derived import Derived
+from vlmzoo_tasks.rules.every_sample import of_every_sample
 from vlmzoo_tasks.rules.exchanges import Talk, marked, talk
 from vlmzoo_tasks.rules.marks import with_marks
 
@@ -17,20 +18,24 @@ class SplitConversations(Rule):
         self._most = config.most
 
     def apply(self, rows: Dataset) -> Ruled:
-        """Reads every sample once. Raises `DataError` where a conversation to be split shows images in later questions."""
-        places, split, faults = [], 0, []
-        for index in range(len(rows)):
-            sample = rows[index]
-            exchanges = talk(sample, "split_conversations").exchanges
-            count = -(-len(exchanges) // self._most)
-            if count > 1 and marked(exchanges[1:], IMAGE):
-                faults.append(f"{sample.source}: shows images in later questions than the first: drop the row")
-            split += count > 1
-            places += [(index, piece, count) for piece in range(count)]
-        if faults:
-            raise DataError(f"rule `split_conversations` cannot split {len(faults)} conversations, of which here:", faults[:20])
+        """Reads every sample once.
+
+        Raises `RefusedRowsError` for turns that are no questions with answers, and where a conversation to be split shows
+        images in later questions.
+        """
+        counts = of_every_sample(rows, "split_conversations", self._count)
+        split = sum(count > 1 for count in counts)
+        places = [(index, piece, count) for index, count in enumerate(counts) for piece in range(count)]
         note = f"split_conversations: {split} of {len(rows)} conversations were split, {len(places)} are there now"
         return Ruled(Derived(rows, places, self._piece), note)
+
+    def _count(self, sample: Sample) -> int:
+        """Into how many conversations a sample is split."""
+        exchanges = talk(sample, "split_conversations").exchanges
+        count = -(-len(exchanges) // self._most)
+        if count > 1 and marked(exchanges[1:], IMAGE):
+            raise BadRowError(sample.source, "shows images in later questions than the first: drop the row")
+        return count
 
     def _piece(self, rows: Dataset, place: tuple[int, int, int]) -> Sample:
         index, piece, count = place

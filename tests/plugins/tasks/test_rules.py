@@ -102,7 +102,7 @@ def test_questions_without_options_are_all_named():
     ]
     with pytest.raises(DataError) as caught:
         apply("rotate_options", rows)
-    assert caught.value.message == "rule `rotate_options` cannot read 4 of 5 samples, of which here:"
+    assert caught.value.message == "rule `rotate_options` cannot read 4 of 5 samples:"
     first, second, third, fourth = caught.value.reasons
     assert first == "rows.json:1: the answer 'cat' is not the letter of an option (the question has A, B)"
     assert second.endswith("(the question has no options, `A. ...` and `B. ...` on lines of their own)")
@@ -240,7 +240,8 @@ def test_turns_that_are_no_questions_with_answers_are_refused(name):
     options = {"count": 1} if name == "sample_exchanges" else {}
     with pytest.raises(DataError) as caught:
         apply(name, [sample], **options)
-    assert str(caught.value) == (
+    assert caught.value.message == f"rule `{name}` cannot read 1 of 1 samples:"
+    assert caught.value.reasons[0] == (
         f"rows.json:1: rule `{name}` needs questions with their answers (the turns are assistant, user): "
         "put the rule `drop_invalid` before it, or drop the row"
     )

@@ -1,16 +1,13 @@
 """The data sets of a stage as they are opened: which rows can be used, what is wrong with the others, what rules did."""
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from vlmzoo.config import DataChoice, StageConfig
 from vlmzoo.data import Collator
 from vlmzoo.data.truncation import TooLongError
-from vlmzoo_registry import BadRowsError, DataError, Dataset, Fault, Sample
-
-_PLACE = re.compile(r"(\S[^\n]*?:\d+): ")
-"""`file:line: ` at the beginning of a message."""
+from vlmzoo_registry import BadRowsError, DataError, Dataset, Fault, RefusedRowsError, Sample
+from vlmzoo_registry.errors import SHOWN_FAULTS, fault_of
 
 
 @dataclass(frozen=True)
@@ -66,15 +63,9 @@ def open_source(choice: DataChoice) -> Source:
 
 def refusal(error: DataError, name: str) -> tuple[Fault, ...]:
     """Why a data set, or a rule of it, refuses its rows: a fault for each row that is named, else one of the data set."""
-    if error.reasons:
-        whole = [Fault(name, error.message.removesuffix(", of which here:").removesuffix(":"))]
-        return (*whole, *(_placed(reason, name) for reason in error.reasons))
-    return (_placed(error.message, name),)
-
-
-def _placed(text: str, name: str) -> Fault:
-    found = _PLACE.match(text)
-    return Fault(name, text) if found is None else Fault(found[1], text[found.end() :])
+    if isinstance(error, RefusedRowsError):
+        return (Fault(name, error.whole), *error.faults)
+    return (fault_of(error, name),)
 
 
 @dataclass(frozen=True)
@@ -90,20 +81,22 @@ def look_at(rows: Dataset, index: int, collate: Collator) -> Look:
     """What is seen of a row when it is read, its images are opened and it is made tokens of."""
     try:
         sample = rows[index]
+    except RefusedRowsError as error:
+        return Look(error.faults)
     except DataError as error:
-        return Look((_placed(" ".join((error.message, *error.reasons)), f"row {index}"),))
+        return Look((fault_of(error, f"row {index}"),))
     faults = []
     for opener in sample.images:
         try:
             opener()
         except DataError as error:
-            faults.append(_fault(error, sample.source))
+            faults.append(fault_of(error, sample.source))
     if faults:
         return Look(tuple(faults))
     try:
         fitted = collate.fit(sample)  # a layout opens the images again
     except DataError as error:
-        return Look((_fault(error, sample.source),), too_long=isinstance(error, TooLongError))
+        return Look((fault_of(error, sample.source),), too_long=isinstance(error, TooLongError))
     return Look((), cut=fitted.cut)
 
 
@@ -140,12 +133,6 @@ def leave_out_bad_rows(sources: Sequence[Source], stage: StageConfig, collate: C
             raise DataError(
                 f"stage `{stage.name}`: at least {bad} of {total} rows are bad, and `max_bad_rows` allows {allowed}{share}: "
                 "mend them (`vlmzoo labels RECIPE --check` lists all), or raise `max_bad_rows`. They begin with:",
-                [str(fault) for fault in found[:20]],
+                [str(fault) for fault in found[:SHOWN_FAULTS]],
             )
         yield Source(source.name, Kept(source.rows, kept), tuple(faults), (*source.notes, *notes_of_length(looks)))
-
-
-def _fault(error: DataError, place: str) -> Fault:
-    """An error about a row as its fault, the place said once."""
-    said = [error.message, *error.reasons]
-    return Fault(place, " ".join(text.removeprefix(f"{place}: ") for text in said))
