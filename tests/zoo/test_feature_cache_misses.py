@@ -1,12 +1,15 @@
 """Features are never stale: whatever they depend on changes, they are computed anew; damaged ones are told and never used."""
 
+import errno
 import fcntl
 import json
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +27,9 @@ from vlmzoo.feature_cache import key as keys
 from vlmzoo.feature_cache import prepare
 from vlmzoo.feature_cache.key import feature_key, key_sha256
 from vlmzoo.feature_cache.prepare import features_folder
-from vlmzoo.feature_cache.store import KEY, FeatureStore
+from vlmzoo.feature_cache.store import KEY, Features, FeatureStore
 from vlmzoo.model.vlm import VLM
-from vlmzoo_registry import CheckpointError, DataError, ImageFile, ResourceError
+from vlmzoo_registry import Arrangement, CheckpointError, DataError, ImageFile, ResourceError
 from vlmzoo_registry.images import open_image
 
 TILES = {"layout": {"name": "layouts/dynamic-tiles", "max_tiles": 4}}
@@ -319,8 +322,65 @@ def test_a_shard_that_does_not_say_what_it_holds(
 def test_a_shard_that_vanishes_while_training(rows: Path) -> None:
     run = prepared(mixed_recipe(rows))
     shards()[0].unlink()
-    with pytest.raises(CheckpointError, match="the same command encodes its images again and goes on"):
+    with pytest.raises(CheckpointError, match="are gone; the same command encodes its images again and goes on"):
         run.features([run.samples[0]])
+
+
+def refused_by_the_system(fault: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on no shard can be opened, by whom ever; safetensors then says that it is not there."""
+    plain = Path.open
+
+    def refused(self: Path, *args: Any, **options: Any) -> Any:
+        if self.suffix == ".safetensors":
+            raise OSError(fault, os.strerror(fault), str(self))
+        return plain(self, *args, **options)
+
+    def not_found(path: Path, framework: str) -> Any:
+        raise FileNotFoundError(f"No such file or directory: {path}")
+
+    monkeypatch.setattr(Path, "open", refused)
+    monkeypatch.setattr("vlmzoo.feature_cache.store.safe_open", not_found)
+
+
+@pytest.mark.parametrize("fault", [errno.EMFILE, errno.EACCES, errno.EIO])
+@pytest.mark.parametrize("when", ["beginning", "training"])
+def test_a_shard_that_cannot_be_opened_is_left(fault: int, when: str, rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be looked at is not damaged: days of encoding would be lost to a limit of open files."""
+    plan = mixed_recipe(rows)
+    run = prepared(plan)
+    shard = shards()[0]
+    kept = shard.read_bytes()
+    run.reader.store._handles.clear()
+    refused_by_the_system(fault, monkeypatch)
+    with pytest.raises(ResourceError) as caught:
+        prepared(plan) if when == "beginning" else run.features([run.samples[0]])
+    assert str(caught.value).startswith(f"`{shard}`: kept features cannot be opened ([Errno {fault}] {os.strerror(fault)}")
+    assert str(caught.value).endswith("(`ulimit -n`) or memory, and start the same command again")
+    monkeypatch.undo()
+    assert shard.read_bytes() == kept
+
+
+def test_a_shard_for_which_no_file_can_be_opened_is_left(tmp_path: Path) -> None:
+    """With the limit of the system itself: one file more may be opened, then none."""
+    store = FeatureStore(tmp_path, {})
+    arrangement = Arrangement(1, 1, 4, 4)
+    store.write([Features("bytes-0", (4, 4), arrangement, torch.zeros(1, 3, 2))])
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+    held = []
+    try:
+        with suppress(OSError):
+            while True:
+                held.append(open(os.devnull, "rb"))  # noqa: SIM115 - closed below
+        for _ in range(2):
+            with pytest.raises(ResourceError, match="kept features cannot be opened"):
+                store.read("bytes-0", arrangement)
+            held.pop().close()
+    finally:
+        for file in held:
+            file.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert torch.equal(store.read("bytes-0", arrangement), torch.zeros(1, 3, 2))
 
 
 @pytest.mark.parametrize("text", ["{", "{}", '{"format": 0}'])

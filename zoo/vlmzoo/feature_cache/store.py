@@ -105,12 +105,16 @@ class FeatureStore:
     def read(self, content: str, arrangement: Arrangement) -> Float[Tensor, "V N D"]:
         """The tokens of the views of an image, on the CPU; not to be written to.
 
-        Raises `CheckpointError` where they are not what was written; their shard is then removed, to be computed again.
+        Raises `CheckpointError` where they are not what was written; their shard is then removed, to be computed again. Raises
+        `ResourceError` where the shard cannot be opened, and leaves it.
         """
         entry = self._entries[content, arrangement]
         try:
             tokens: Tensor = self._open(entry.shard).get_tensor(entry.name)
-        except (OSError, SafetensorError) as error:
+        except FileNotFoundError as error:
+            gone = f"`{self.folder / entry.shard}`: cached features are gone"
+            raise CheckpointError(f"{gone}; the same command encodes its images again and goes on") from error
+        except SafetensorError as error:
             raise self._damaged(entry.shard, f"{type(error).__name__}: {error}") from error
         found = _sha256(Features(content, self._sizes[content], arrangement, tokens))
         if found != entry.sha256:
@@ -161,7 +165,7 @@ class FeatureStore:
     def _index(self, path: Path) -> None:
         """Take what a shard says it holds into account; where it says nothing that can be understood it is removed."""
         try:
-            with safe_open(path, framework="pt") as shard:
+            with _mapped(path) as shard:
                 entries = json.loads((shard.metadata() or {})["entries"])
                 names = set(shard.keys())
             if names != {str(number) for number in range(len(entries))}:
@@ -169,7 +173,7 @@ class FeatureStore:
             read = [(one["content"], tuple(one["size"]), Arrangement(*one["cut"]), one["sha256"]) for one in entries]
         except FileNotFoundError:  # another process found it damaged
             return
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
             self.removed.append(f"`{path}` is damaged ({type(error).__name__}: {error})")
             self._remove(path)
             return
@@ -182,7 +186,7 @@ class FeatureStore:
         if shard in self._handles:
             self._handles.move_to_end(shard)
         else:
-            self._handles[shard] = safe_open(self.folder / shard, framework="pt")
+            self._handles[shard] = _mapped(self.folder / shard)
             if len(self._handles) > _OPEN:
                 self._handles.popitem(last=False)
         return self._handles[shard]
@@ -207,6 +211,25 @@ class FeatureStore:
                 if time.time() - path.stat().st_mtime > _FRESH:
                     with _locked(path):
                         path.unlink(missing_ok=True)
+
+
+def _mapped(path: Path) -> Any:
+    """A shard, mapped into memory.
+
+    Raises `FileNotFoundError` where it is gone, `SafetensorError` where it is damaged, and `ResourceError` where nobody knows,
+    as it cannot be opened now.
+    """
+    try:
+        path.open("rb").close()  # it says why: safetensors calls every failure "not found", torch raises a bare RuntimeError
+        return safe_open(path, framework="pt")
+    except (OSError, RuntimeError, MemoryError) as error:
+        if isinstance(error, FileNotFoundError) and not path.exists():
+            raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ResourceError(
+            f"`{path}`: kept features cannot be opened ({reason}); the file is left as it is: mend its permissions, or allow "
+            "more open files (`ulimit -n`) or memory, and start the same command again"
+        ) from error
 
 
 @contextmanager
