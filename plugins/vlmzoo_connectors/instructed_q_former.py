@@ -58,6 +58,11 @@ class InstructedQFormer(InstructedConnector):
             )
         return tokenizer
 
+    @property
+    def longest_instruction(self) -> int:
+        """As many as there are `positions`."""
+        return self.positions.num_embeddings
+
     def output_grid(self, grid: Grid | None) -> Grid | None:
         """None: the queries have no places."""
         return None
@@ -71,7 +76,7 @@ class InstructedQFormer(InstructedConnector):
     ) -> VisionFeatures:
         """[B, N, D] -> [B, queries, d]; raises `DataError` for an instruction that is longer than `positions`."""
         check_tokens("connectors/instructed-q-former", "tokens", features.tokens, self._input_width)
-        length, longest = instruction_ids.shape[1], self.positions.num_embeddings
+        length, longest = instruction_ids.shape[1], self.longest_instruction
         if length > longest:
             raise DataError(
                 f"an instruction of the batch has {length} tokens, and `connectors/instructed-q-former` reads {longest} "

@@ -96,6 +96,11 @@ class InstructedConnector(Connector):
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer of the instruction; saved with the model."""
 
+    @property
+    def longest_instruction(self) -> int | None:
+        """The most ids of an instruction that it can read, None for any number; a row with a longer one is refused by name."""
+        return None
+
     @abstractmethod
     def forward(  # type: ignore[override]
         self, features: VisionFeatures, instruction_ids: Int[Tensor, "B Q"], instruction_mask: Int[Tensor, "B Q"]

@@ -288,3 +288,45 @@ def test_the_check_opens_no_image_twice_at_once(folder):
     check_data(recipe(folder, GOOD * 20))
     after = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
     assert after <= before + 2
+
+
+def test_a_sample_that_no_piece_takes_is_a_fault_of_its_row_and_left_out(folder):
+    """What the batches would refuse as a whole, in the middle of a start, is known row by row before."""
+    longer = talk("<image>\nWhat?", "word " * 40, image="0.png", id="longer")
+    more = talk("<image><image><image>\nWhat?", "x", image=["0.png", "1.png", "2.png"], id="more")
+    batching = {"max_tokens": 200, "max_images": 2}
+    config = recipe(folder, [*GOOD, longer, more], batching=batching, micro_batch=1)
+    with pytest.raises(DataError, match=r"allows one piece"):
+        train(config, output=folder / "refused")
+    (found,) = check_data(config)
+    first, second = found.faults
+    assert first.place == f"{folder}/rows.jsonl:5"
+    assert re.fullmatch(r"2\d\d tokens are more than `batching.max_tokens` \(=200\) allows one piece", first.reason)
+    assert (second.place, second.reason) == (
+        f"{folder}/rows.jsonl:6",
+        "3 images (views of them) are more than `batching.max_images` (=2) allows one piece",
+    )
+    assert (found.samples, found.bad_rows) == (4, 2)
+    skipping = recipe(folder, [*GOOD, longer, more], batching=batching, micro_batch=1, on_bad_row="skip", max_bad_rows=2)
+    header = read_log(train(skipping, output=folder / "run").checkpoint.parent).stage
+    assert header["samples"] == 4
+    assert [entry["row"] for entry in header["left_out"]] == [f"{folder}/rows.jsonl:{line}" for line in (5, 6)]
+
+
+def test_an_instruction_that_the_connector_cannot_read_is_a_fault_of_its_row(folder):
+    """Without an image nobody reads it: such a row may ask as long as it likes."""
+    asked = talk("<image>\nWhat is to be seen here?", "x", image="0.png", id="asked")
+    text = talk("Hello, and what is to be said here?", "x", id="text")
+    short = [talk("<image>\nWhat?", "x", image=f"{number}.png", id=str(number)) for number in range(3)]
+    connector = {"name": "connectors/instructed-q-former", "positions": 8, "width": 32, "heads": 2, "feedforward_width": 32}
+    config = recipe(folder, [short[0], asked, text, *short[1:]])
+    config["model"]["connector"] = [connector, {"name": "connectors/linear"}]
+    (found,) = check_data(config)
+    (fault,) = found.faults
+    assert fault.place == f"{folder}/rows.jsonl:2"
+    assert re.match(r"the instruction has \d+ tokens, and the connector that reads it takes 8: shorten", fault.reason)
+    with pytest.raises(DataError, match=rf"{folder}/rows.jsonl:2: the instruction has"):
+        train(config, output=folder / "refused")
+    config["stages"][0] |= {"on_bad_row": "skip", "max_bad_rows": 1}
+    header = read_log(train(config, output=folder / "run").checkpoint.parent).stage
+    assert header["samples"] == 4

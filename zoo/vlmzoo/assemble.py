@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from vlmzoo.config import Choice, ModelConfig, load_model
 from vlmzoo.data.encode import ImageToken
+from vlmzoo.data.instruction import Instructions
 from vlmzoo.data.reader import ImageReader, ThumbnailText, one_marker
 from vlmzoo.image_token import find_image_token
 from vlmzoo.manifest import ComponentRecord
@@ -359,16 +360,16 @@ def make_processor(
         images=images,
         template=template,
         image_token=ImageToken(text=token, id=vlm.config.image_token_id, slots=sum(images.slots(vlm.own_arrangement))),
-        instructions=_instruction_tokenizer(vlm) if instructions is None else instructions,
+        instructions=_instructions(vlm, instructions),
     )
 
 
-def _instruction_tokenizer(vlm: VLM) -> PreTrainedTokenizerBase | None:
-    """That of the connector which reads the instruction, if there is one. Raises `AssemblyError` where it cannot be read."""
+def _instructions(vlm: VLM, tokenizer: PreTrainedTokenizerBase | None) -> Instructions | None:
+    """For the connector which reads the instruction, if there is one; raises `AssemblyError` if its tokenizer is not there."""
     for part in vlm.connector:
         if isinstance(part, InstructedConnector):
             try:
-                return part.tokenizer
+                return Instructions(part.tokenizer if tokenizer is None else tokenizer, part.longest_instruction)
             except (OSError, ValueError) as error:  # what transformers raises for a tokenizer that is not there
                 reason = " ".join(str(error).split())
                 raise AssemblyError(f"the tokenizer of `{type(part).__name__}` cannot be read: {reason}") from error

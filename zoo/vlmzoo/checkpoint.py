@@ -291,7 +291,7 @@ def _write(
     vlm.generation_config.save_pretrained(staging)
     _save_tokenizer(vlm.processor.tokenizer, staging)
     if vlm.processor.instructions is not None:
-        _save_tokenizer(vlm.processor.instructions, staging / INSTRUCTIONS)
+        _save_tokenizer(vlm.processor.instructions.tokenizer, staging / INSTRUCTIONS)
     if beside is not None:
         beside(staging)
     write_manifest(staging, vlm.components, extra, linked)

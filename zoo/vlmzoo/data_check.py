@@ -87,7 +87,7 @@ def _checked(choice: DataChoice, stage: StageConfig, collate: Collator, progress
     looks = []
     task = progress.add_task(f"{stage.name}: {name}", total=len(source.rows))
     for index in range(len(source.rows)):
-        looks.append(look_at(source.rows, index, collate))
+        looks.append(look_at(source.rows, index, collate, stage.batching))
         progress.advance(task)
     faults = (*refused, *(fault for look in looks for fault in look.faults))
     if refused:

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from vlmzoo.data.encode import ImageToken, encode_prompt, refuse_special_tokens
-from vlmzoo.data.instruction import instruction_batch
+from vlmzoo.data.instruction import Instructions
 from vlmzoo.data.padding import pad_rows
 from vlmzoo.data.reader import ImageReader
 from vlmzoo_registry import DataError, Template, Turn
@@ -23,7 +23,7 @@ class VLMProcessor:
     """Turns conversations (or plain texts) with images into what `forward` and `generate` take.
 
     That is `input_ids`, `attention_mask`, `pixel_values`, `image_mask`; `image_layout` where images are cut by their size;
-    `instruction_ids`, `instruction_mask` for a connector that reads the instruction, in ids of `instructions`, its tokenizer.
+    `instruction_ids`, `instruction_mask` for a connector that reads the instruction, made by `instructions`.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class VLMProcessor:
         images: ImageReader,
         template: Template,
         image_token: ImageToken,
-        instructions: PreTrainedTokenizerBase | None = None,
+        instructions: Instructions | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.images = images
@@ -104,7 +104,7 @@ class VLMProcessor:
             "attention_mask": pad_rows([row.new_ones(len(row)) for row in ids], 0, side=padding_side),
             **self.images.batch(pictures, sources),
         }
-        return batch if self.instructions is None else batch | instruction_batch(rows, self.instructions)
+        return batch if self.instructions is None else batch | self.instructions.batch(rows, sources)
 
     def _ids(self, turns: Sequence[Turn], pictures: Sequence[Image.Image], source: str) -> Tensor:
         arrangements = [

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from vlmzoo.data.encode import Encoded, ImageToken, encode_prompt, encode_with_least, refuse_special_tokens
-from vlmzoo.data.instruction import instruction_batch
+from vlmzoo.data.instruction import Instructions
 from vlmzoo.data.padding import pad_rows
 from vlmzoo.data.randomness import keyed_generator
 from vlmzoo.data.reader import SampleImages
@@ -32,7 +32,7 @@ class Collator:
     `pixel_values`: Float[B, V, 3, H, W] with zeros where a row has fewer views (or in their place `vision_features`:
     Float[B, V, N, D], where `images` reads these); `image_mask`: Bool[B, V]; both only where a row has an image.
     `image_layout`: Int[B, I, 4], only where images are cut by their size. `instruction_ids`, `instruction_mask`: Int[B, Q],
-    only for a connector that reads them (`instructions` is its tokenizer). `weights`: Float[B, S], only where a span has a
+    only for a connector that reads them (`instructions` makes them). `weights`: Float[B, S], only where a span has a
     weight other than 1; `sample_weights`: Float[B], only where a sample has. `cut_rows`: Bool[B], only where a row was cut.
 
     With `flatten` the rows to learn from stand one after the other without padding: what is [B, S] above is [1, S], and
@@ -56,7 +56,7 @@ class Collator:
         images: SampleImages,
         max_length: int,
         length: LengthRule | None = None,
-        instructions: PreTrainedTokenizerBase | None = None,
+        instructions: Instructions | None = None,
         key: tuple[int | str, ...] = (0,),
         flatten: bool = False,
     ) -> None:
@@ -168,6 +168,8 @@ class Collator:
                 f"{sample.source}: {len(sample.images)} images but {markers} `{IMAGE}` in its turns: "
                 "make them equal, or drop the row"
             )
+        if self.instructions is not None:
+            self.instructions.ids(sample.turns, sample.source)  # refuses one that is too long
 
     def _shown(self, sample: Sample) -> list[ImageText]:
         """What stands for each image of a sample in the text."""
@@ -193,4 +195,6 @@ class Collator:
         return self.images.read([sample.images for sample in samples], [sample.source for sample in samples])
 
     def _instructions(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        return {} if self.instructions is None else instruction_batch([sample.turns for sample in samples], self.instructions)
+        if self.instructions is None:
+            return {}
+        return self.instructions.batch([sample.turns for sample in samples], [sample.source for sample in samples])

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from vlmzoo.data.collate import Collator
+from vlmzoo.data.piece_limit import beyond_a_piece, views_of
 from vlmzoo.durable import replace_file
 from vlmzoo_registry.errors import DataError
 from vlmzoo_registry.tasks import Sample
@@ -70,9 +71,7 @@ def sample_lengths(
         try:
             sample = rows[index]
             tokens.append(len(collate.encode(sample).input_ids))
-            images.append(
-                sum(collate.images.count(collate.images.arrangement(image, sample.source)) for image in sample.images)
-            )
+            images.append(views_of(sample, collate))
         except DataError as error:
             reasons += [error.message, *error.reasons]
             if len(reasons) >= _SHOWN:
@@ -90,14 +89,9 @@ def sample_lengths(
 def refuse_longer(lengths: Lengths, rows: Rows, *, max_tokens: int | None, max_images: int | None) -> None:
     """Raise `DataError` naming the samples that are longer than a piece may be."""
     reasons = [
-        f"{rows[index].source}: {count} {unit} are more than `batching.{option}` (={most}) allows one piece"
-        for option, most, counts, unit in (
-            ("max_tokens", max_tokens, lengths.tokens, "tokens"),
-            ("max_images", max_images, lengths.images, "images (views of them)"),
-        )
-        if most is not None
-        for index, count in enumerate(counts)
-        if count > most
+        f"{rows[index].source}: {reason}"
+        for index, (tokens, views) in enumerate(zip(lengths.tokens, lengths.images, strict=True))
+        for reason in beyond_a_piece(tokens, views, max_tokens=max_tokens, max_images=max_images)
     ]
     if reasons:
         more = [f"and {len(reasons) - _SHOWN} more"] if len(reasons) > _SHOWN else []

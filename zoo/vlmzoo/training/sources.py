@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from vlmzoo.config import DataChoice, StageConfig
+from vlmzoo.config import BatchingConfig, DataChoice, StageConfig
 from vlmzoo.data import Collator
+from vlmzoo.data.piece_limit import beyond_a_piece, views_of
 from vlmzoo.data.truncation import TooLongError
 from vlmzoo_registry import BadRowsError, DataError, Dataset, Fault, RefusedRowsError, Sample
 from vlmzoo_registry.errors import SHOWN_FAULTS, fault_of
@@ -77,8 +78,8 @@ class Look:
     cut: bool = False
 
 
-def look_at(rows: Dataset, index: int, collate: Collator) -> Look:
-    """What is seen of a row when it is read, its images are opened and it is made tokens of."""
+def look_at(rows: Dataset, index: int, collate: Collator, batching: BatchingConfig) -> Look:
+    """What is seen of a row when it is read, its images are opened, it is made tokens of and is to fit into a piece."""
     try:
         sample = rows[index]
     except RefusedRowsError as error:
@@ -94,10 +95,16 @@ def look_at(rows: Dataset, index: int, collate: Collator) -> Look:
     if faults:
         return Look(tuple(faults))
     try:
-        fitted = collate.fit(sample)  # a layout opens the images again
+        fitted = collate.fit(sample)  # a layout that cuts looks at the images again
     except DataError as error:
         return Look((fault_of(error, sample.source),), too_long=isinstance(error, TooLongError))
-    return Look((), cut=fitted.cut)
+    beyond = beyond_a_piece(
+        len(fitted.row.input_ids),
+        views_of(sample, collate),
+        max_tokens=batching.max_tokens,
+        max_images=batching.max_images,
+    )
+    return Look(tuple(Fault(sample.source, reason) for reason in beyond), cut=fitted.cut)
 
 
 def notes_of_length(looks: Sequence[Look]) -> tuple[str, ...]:
@@ -118,7 +125,7 @@ def leave_out_bad_rows(sources: Sequence[Source], stage: StageConfig, collate: C
     for source in sources:
         faults, kept, looks = list(source.faults), [], []
         for index in range(len(source.rows)):
-            look = Look(()) if collate is None else look_at(source.rows, index, collate)
+            look = Look(()) if collate is None else look_at(source.rows, index, collate, stage.batching)
             looks.append(look)
             found += look.faults
             faults += look.faults
