@@ -2,23 +2,30 @@
 
 import json
 import math
+import shutil
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from resumable import assert_same, outcome, stopped
+from PIL import Image
+from resumable import Killed, assert_same, outcome, stop_after, stopped
 from resumable import recipe as two_stages
 from small_models import GPT2, LLAMA, causal_lm, picture, section
 
 import vlmzoo
 from vlmzoo.config import load_recipe
 from vlmzoo.data.lengths import LENGTHS, sample_lengths
+from vlmzoo.training import fit as fit_module
 from vlmzoo.training.history import read_log
-from vlmzoo.training.samples import make_collator, stage_samples
+from vlmzoo.training.samples import Samples, make_collator, stage_samples
+from vlmzoo.training.state import Point
 from vlmzoo.training.train import train
-from vlmzoo_registry import AssemblyError, ConfigError, DataError, PluginError
+from vlmzoo_registry import AssemblyError, CheckpointError, ConfigError, DataError, PluginError, ResourceError
 
 WORDS = [
     "a",
@@ -232,3 +239,129 @@ def test_an_objective_that_hides_that_it_changes_lengths_is_found(rows: Path, mo
         collate.encode(samples[0])
     monkeypatch.setattr(type(collate.objective), "keeps_length", False)
     assert len(collate.encode(samples[0]).input_ids) > 2
+
+
+def test_shares_of_processes_are_the_lengths_that_one_measures_alone(rows: Path, tmp_path: Path) -> None:
+    """Three processes, as threads: each measures a share, all get the same, and only the first writes."""
+    plan = load_recipe(recipe(rows))
+    collate, samples = make_collator(vlmzoo.build(plan.model), plan.stages[0]), stage_samples(plan.stages[0])
+    alone = sample_lengths(samples, collate)
+    kept = [tmp_path / LENGTHS, tmp_path / "not there" / LENGTHS, tmp_path / "nor this" / LENGTHS]
+
+    def together(collates: list[Any]) -> tuple[list[Any], list[int]]:
+        brought: list[Any] = [None] * 3
+        counts = [0] * 3
+        barrier = threading.Barrier(3)
+
+        def measure(process: int) -> Any:
+            def exchange(mine: Any) -> list[Any]:
+                brought[process] = mine
+                barrier.wait(30)
+                found = list(brought)
+                barrier.wait(30)
+                return found
+
+            def count() -> None:
+                counts[process] += 1
+
+            try:
+                return sample_lengths(
+                    samples,
+                    collates[process],
+                    kept=kept[process],
+                    told="a",
+                    advance=count,
+                    share=(process, 3),
+                    exchange=exchange,
+                )
+            except DataError as error:
+                return error
+
+        with ThreadPoolExecutor(3) as pool:
+            return list(pool.map(measure, range(3))), counts
+
+    assert together([collate] * 3) == ([alone] * 3, [4, 3, 3])
+    assert kept[0].exists() and together([collate] * 3) == ([alone] * 3, [0, 0, 0])
+    # What is wrong in the share of one, all of them say.
+    kept[0].unlink()
+    short = make_collator(vlmzoo.build(plan.model), load_recipe(recipe(rows, max_length=60)).stages[0])
+    errors, _ = together([collate, short, collate])
+    reasons = [error.reasons for error in errors]
+    assert reasons[0] == reasons[1] == reasons[2] and reasons[0] and not kept[0].exists()
+    assert all("are more than `max_length` (=60)" in reason for reason in reasons[0])
+    with pytest.raises(ResourceError, match=r"not there/lengths\.json` could not be written"):
+        sample_lengths(samples, collate, kept=kept[1], told="a")
+
+
+def test_a_budget_of_padded_rows_is_that_of_a_forward_pass(rows: Path, tmp_path: Path) -> None:
+    way = {"mode": "padded", "max_tokens": 400, "group_by": "length"}
+    with pytest.raises(ResourceError) as refused:
+        train(recipe(rows, batching=way), output=tmp_path / "four")
+    assert refused.value.message.startswith(
+        "stage `align`: `batching.max_tokens` (=400) says what a piece may hold, and a forward pass here has 4 of them, all "
+        "padded to its longest row: set `micro_batch` (=4) to 1, the number of processes, or let rows stand"
+    )
+    assert not (tmp_path / "four" / "align" / LENGTHS).exists(), "before anything is measured"
+    train(recipe(rows, batching=way, micro_batch=1), output=tmp_path / "one")
+    train(recipe(rows, batching=way | {"mode": "flatten"}), output=tmp_path / "flat")
+
+
+@pytest.fixture
+def paused(rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Path, Callable[[], object]]]:
+    """A run over a copy of the rows that was stopped behind a saved point: where its data lies, and what takes it up."""
+    # It looks at 64 samples of a dataset: what happens here to all happens in a large one to the others.
+    monkeypatch.setattr(Samples, "fingerprint", lambda self: "looked at a few")
+
+    def pause(**batching: Any) -> tuple[Path, Callable[[], object]]:
+        data = Path(shutil.copytree(rows, tmp_path / "data"))
+        model = section(language=LANGUAGE) | {"layout": TILES}
+        given = recipe(data, model, batch_size=1, steps=5, save_every=1, batching=batching)
+        with pytest.MonkeyPatch.context() as patch:
+            stop_after(patch, "align", 2)
+            with pytest.raises(Killed):
+                train(given, output=tmp_path / "run")
+        return data, lambda: train(given, output=tmp_path / "run")
+
+    return pause
+
+
+PACK = {"mode": "pack", "max_tokens": 900}
+
+
+@pytest.mark.parametrize("order", [PACK, {"mode": "padded", "group_by": "length"}], ids=["pack", "length"])
+def test_a_stopped_run_does_not_go_on_in_another_order(paused: Any, order: dict[str, Any]) -> None:
+    """Its place in the order would be that of other samples: some would be left out, others shown twice."""
+    data, go_on = paused(**order)
+    text = (data / "rows.json").read_text()
+    (data / "rows.json").write_text(text.replace("a red cat", "a red cat!"))
+    with pytest.raises(CheckpointError, match=r"was saved when the rows had other lengths than now, .* put the data back"):
+        go_on()
+    (data / "rows.json").write_text(text)
+    assert len(go_on().losses) == 5
+
+
+def test_an_order_that_looks_at_no_length_and_points_without_lengths_go_on(
+    paused: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit_module, "Point", lambda *values: Point(*values[:4]))  # as earlier versions kept them
+    _, go_on = paused(**PACK)
+    assert len(go_on().losses) == 5
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("order", [PACK, {"mode": "padded", "group_by": "length"}], ids=["pack", "length"])
+def test_an_image_of_another_size_is_noticed_when_it_is_read(
+    rows: Path, tmp_path: Path, order: dict[str, Any], workers: int
+) -> None:
+    data = Path(shutil.copytree(rows, tmp_path / "data"))
+    model = section(language=LANGUAGE) | {"layout": TILES}
+    given = recipe(data, model, batch_size=1, steps=5, batching=order, workers=workers)
+    train(given, output=tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "align" / "checkpoint")
+    for path in data.glob("*.png"):
+        size = Image.open(path).size
+        picture(0).resize((size[1] * 3, size[0]) if size[0] > 100 else (size[0] * 4, size[1])).save(path)
+    with pytest.raises(DataError, match=r"and had \d+ and \d+ when lengths were measured, .*remove `lengths\.json` from"):
+        train(given, output=tmp_path / "run")
+    (tmp_path / "run" / "align" / LENGTHS).unlink()
+    assert len(train(given, output=tmp_path / "run").losses) == 5

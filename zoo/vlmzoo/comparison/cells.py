@@ -18,7 +18,7 @@ from vlmzoo.data.lengths import Lengths, sample_lengths
 from vlmzoo.evaluation import evenly, other_images
 from vlmzoo.planning import Plan, plan
 from vlmzoo.shortened import enumerated
-from vlmzoo.training.batching import stage_stream
+from vlmzoo.training.batching import refuse_wider, stage_stream
 from vlmzoo.training.samples import evaluation_collator, make_collator, stage_samples
 from vlmzoo.without_values import without_values
 from vlmzoo_registry import ConfigError, DataError, VlmzooError
@@ -144,6 +144,7 @@ def _cell(
     counts = _counts(known, _counted_alike(combination, seed, collate), stage, collate)
     lengths = None
     if stage.batching.by_length:  # rows with images are as long as the other parts make them
+        refuse_wider(stage, collate, processes=1)
         if combination.name not in measured:
             measured[combination.name] = sample_lengths(counts.samples, collate)
         lengths = measured[combination.name]

@@ -28,7 +28,8 @@ class BatchingConfig(Section):
     max_tokens: Annotated[int, Field(ge=1)] | None = Field(
         default=None,
         description="A piece takes as many samples as fit into so many tokens, image slots and with `padded` the filling "
-        "included. `batch_size` and `micro_batch` then count these pieces. Default: a piece is one sample.",
+        "included. `batch_size` and `micro_batch` then count these pieces; padded, `micro_batch` is the number of processes, "
+        "as several pieces would be padded to the longest of all. Default: a piece is one sample.",
     )
     max_images: Annotated[int, Field(ge=1)] | None = Field(
         default=None,

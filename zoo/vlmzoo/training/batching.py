@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from rich.console import Console
 
 from vlmzoo.config import Recipe, StageConfig
@@ -13,6 +14,7 @@ from vlmzoo.data.lengths import LENGTHS, Lengths, Rows, refuse_longer, sample_le
 from vlmzoo.data.packing import Packed
 from vlmzoo.data.stream import Order, Permutation
 from vlmzoo.passing_bar import passing_bar
+from vlmzoo_registry import ResourceError
 
 
 def stage_stream(
@@ -53,19 +55,46 @@ def stage_lengths(
 ) -> Lengths | None:
     """The lengths of a stage's samples where its batching looks at them, measured once and kept in the stage's `folder`.
 
-    The main process measures; others read what it has kept, or measure too where they see another disk.
+    Each process measures a share, so that none waits long for another; the main one keeps them.
 
-    Raises `DataError` with the rows that cannot be used.
+    Raises `DataError` with the rows that cannot be used, `ResourceError` where a forward pass would exceed its budget (see
+    `refuse_wider`) and where the file cannot be written.
     """
     if not stage.batching.by_length:
         return None
+    refuse_wider(stage, collate, accelerator.num_processes)
     told = {
         "model": recipe.model.dump(),
         **stage.model_dump(mode="json", include={"objective", "template", "max_length", "too_long"}),
     }
-    with accelerator.main_process_first(), passing_bar(console) as bar:
-        task = bar.add_task(f"{stage.name}: measuring", total=len(rows))
-        return sample_lengths(rows, collate, kept=folder / LENGTHS, told=told, advance=lambda: bar.advance(task))
+    share = accelerator.process_index, accelerator.num_processes
+    with passing_bar(console) as bar:
+        task = bar.add_task(f"{stage.name}: measuring", total=len(range(share[0], len(rows), share[1])))
+        return sample_lengths(
+            rows,
+            collate,
+            kept=folder / LENGTHS,
+            told=told,
+            advance=lambda: bar.advance(task),
+            share=share,
+            exchange=lambda mine: gather_object([mine]),
+        )
+
+
+def refuse_wider(stage: StageConfig, collate: Collator, processes: int) -> None:
+    """Raise `ResourceError` where a forward pass would hold more than `max_tokens`.
+
+    Padded rows are as long as the longest of their forward pass, so several pieces together are more than their sum.
+    """
+    pieces = stage.micro_batch // processes
+    if stage.batching.max_tokens is None or collate.flatten or pieces <= 1:
+        return
+    raise ResourceError(
+        f"stage `{stage.name}`: `batching.max_tokens` (={stage.batching.max_tokens}) says what a piece may hold, and a forward "
+        f"pass here has {pieces} of them, all padded to its longest row: set `micro_batch` (={stage.micro_batch}) to "
+        f"{processes}, the number of processes, or let rows stand one after the other (`mode: flatten`) where the language "
+        "model can"
+    )
 
 
 def batching_record(stage: StageConfig, said: str, lengths: Lengths | None, stream: BatchStream) -> dict[str, Any]:

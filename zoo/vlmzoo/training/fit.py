@@ -113,6 +113,13 @@ def fit(
     collate = make_collator(model, stage, seed=recipe.seed)
     rows_stand = standing(stage, collate.objective, model.language, model.config.model["language"]["name"]).said
     lengths = stage_lengths(recipe, stage, samples, collate, folder, accelerator=accelerator, console=shown)
+    order = None if lengths is None else lengths.digest()
+    if origin.point is not None and origin.point.lengths not in (None, order):  # one of an earlier version says none
+        raise CheckpointError(
+            f"`{folder / RESUME}` was saved when the rows had other lengths than now, and the order that `batching` makes of "
+            "them would leave samples out and show others twice: put the data back as it was, or remove "
+            f"`{folder}` to train the stage again"
+        )
     stream = stage_stream(stage, samples, collate, lengths, seed=recipe.seed, state=done.stream)
     steps = stage.steps or stream.batches(stage.epochs or 1)
     trained = [parameter for state in states for parameter in state.trained.values()]
@@ -139,18 +146,19 @@ def fit(
 
     images = None
     if stage.cache_features:
-        images = prepare_features(
-            model,
-            samples,
-            drawn_indexes(stream, steps - done.step),
-            stage=stage.name,
-            precision=stage.precision,
-            batch_size=stage.micro_batch,
-            threads=stage.workers,
-            share=share_here(accelerator),
-            wait=accelerator.wait_for_everyone,
-            console=shown,
-        )
+        with explained_shortage(f"stage `{stage.name}`, encoding images", stage.micro_batch):
+            images = prepare_features(
+                model,
+                samples,
+                drawn_indexes(stream, steps - done.step),
+                stage=stage.name,
+                precision=stage.precision,
+                batch_size=stage.micro_batch,
+                threads=stage.workers,
+                share=share_here(accelerator),
+                wait=accelerator.wait_for_everyone,
+                console=shown,
+            )
     loader = StepLoader(
         samples,
         collate if images is None else make_collator(model, stage, seed=recipe.seed, images=images),
@@ -160,6 +168,7 @@ def fit(
         rank=accelerator.process_index,
         ranks=accelerator.num_processes,
         workers=stage.workers,
+        lengths=lengths,
     )
     audit = Audit(model, states, optimizer, origin.point.audit if origin.point is not None else None)
     with (
@@ -219,7 +228,7 @@ def fit(
             if step + 1 < steps and (stop or (step + 1) % stage.save_every == 0):
                 audit.finish()  # files of parts that did not move are linked: they must not have
                 if main:
-                    point = Point(done, optimizer_tensors(optimizer, states), fingerprint, audit.state())
+                    point = Point(done, optimizer_tensors(optimizer, states), fingerprint, audit.state(), order)
                     save_point(model, folder / RESUME, point, extra=extra, unchanged=unchanged())
                 whole = folder / RESUME
                 progress.saved()

@@ -26,6 +26,7 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from vlmzoo.data import BatchStream, Collator, Draw, StreamState
+from vlmzoo.data.lengths import Lengths
 from vlmzoo.training.micro_batch import MicroBatch, read_micro_batch
 from vlmzoo.training.samples import Samples
 from vlmzoo.training.shared_files import SharedFiles
@@ -54,7 +55,8 @@ class StepBatch:
 class StepLoader:
     """Gives the batches of `steps` optimizer steps, one by one, to the process `rank` of `ranks`; to be used in a `with`.
 
-    A step's pieces are cut into micro-batches, of each of which a process takes every `ranks`-th piece.
+    A step's pieces are cut into micro-batches, of each of which a process takes every `ranks`-th piece. Where its order was
+    made from `lengths`, a row that has another length by now ends the run.
 
     With `workers`, so many processes read ahead. They are forked: everything is there at once, and nothing has to be pickled,
     neither datasets nor parts that a local file brought. They ignore SIGINT and SIGTERM, which are sent to whole groups of
@@ -75,12 +77,13 @@ class StepLoader:
         rank: int = 0,
         ranks: int = 1,
         workers: int = 0,
+        lengths: Lengths | None = None,
     ) -> None:
         if workers and sys.platform != "linux":
             raise ResourceError(
                 f"`workers` (={workers}) are forked, which is safe on Linux alone: set `workers: 0` on this system"
             )
-        self._reader = _Reader(rows, collate)
+        self._reader = _Reader(rows, collate, lengths)
         self._stream, self._steps, self._micro_batch = stream, steps, micro_batch
         self._rank, self._ranks, self._workers = rank, ranks, workers
         # Of steps drawn and not given out: the number of micro-batches, and where the stream stood behind them. A worker reads
@@ -173,11 +176,11 @@ class Failure:
 class _Reader(TorchDataset[Any]):
     """Reads a micro-batch: in the training's process with `read`, in a worker by subscript."""
 
-    def __init__(self, rows: Samples, collate: Collator) -> None:
-        self._rows, self._collate = rows, collate
+    def __init__(self, rows: Samples, collate: Collator, lengths: Lengths | None) -> None:
+        self._rows, self._collate, self._lengths = rows, collate, lengths
 
     def read(self, share: Share) -> MicroBatch:
-        return read_micro_batch(self._rows, self._collate, share)
+        return read_micro_batch(self._rows, self._collate, share, self._lengths)
 
     def __getitem__(self, share: Share) -> MicroBatch | Failure:
         try:

@@ -59,6 +59,7 @@ class _Position(BaseModel):
     seconds: Annotated[float, Field(ge=0)]
     losses: list[float]
     samples: str
+    lengths: str | None = None
     audit: dict[str, Any]
 
 
@@ -67,13 +68,14 @@ class Point:
     """What was read of such a point besides the model.
 
     `optimizer` are the tensors of `vlmzoo.training.optimization.optimizer_tensors`, `samples` the fingerprint of the data,
-    `audit` what the audit had seen.
+    `audit` what the audit had seen, `lengths` a digest of the lengths from which the order was made (None: of none).
     """
 
     progress: Progress
     optimizer: dict[str, Tensor]
     samples: str
     audit: Mapping[str, Any]
+    lengths: str | None = None
 
 
 def save_point(vlm: VLM, folder: Path, point: Point, *, extra: Mapping[str, Any], unchanged: Unchanged | None) -> None:
@@ -90,6 +92,7 @@ def save_point(vlm: VLM, folder: Path, point: Point, *, extra: Mapping[str, Any]
         seconds=done.seconds,
         losses=done.losses,
         samples=point.samples,
+        lengths=point.lengths,
         audit=dict(point.audit),
     )
 
@@ -125,4 +128,4 @@ def read_point(folder: Path) -> Point:
         position.cut,
         position.seconds,
     )
-    return Point(done, tensors, position.samples, position.audit)
+    return Point(done, tensors, position.samples, position.audit, position.lengths)
