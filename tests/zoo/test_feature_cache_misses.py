@@ -29,6 +29,8 @@ from vlmzoo.feature_cache.key import feature_key, key_sha256
 from vlmzoo.feature_cache.prepare import features_folder
 from vlmzoo.feature_cache.store import KEY, Features, FeatureStore
 from vlmzoo.model.vlm import VLM
+from vlmzoo.training.samples import Samples
+from vlmzoo.training.train import train
 from vlmzoo_registry import Arrangement, CheckpointError, DataError, ImageFile, ResourceError
 from vlmzoo_registry.images import open_image
 
@@ -412,6 +414,46 @@ def test_the_plan_tells_what_the_disk_needs(rows: Path) -> None:
         tokens = run.reader.read([run.samples[0].images], ["row"])["vision_features"]
         assert vlmzoo.plan(recipe).stages[0].cached_bytes == tokens.nbytes
     assert vlmzoo.plan(mixed_recipe(rows)).stages[0].cached_bytes is None
+
+
+# ---- faults that are not written for the reader -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_lack_of_memory_says_what_needs_less(workers: int, rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: VLM, pixels: torch.Tensor) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 7 GiB\nand more")
+
+    monkeypatch.setattr(VLM, "see", full)
+    with pytest.raises(ResourceError) as caught:
+        train(mixed_recipe(rows, cache_features=True, workers=workers), output=rows / "run")
+    assert str(caught.value) == (
+        "stage `s`, encoding images: not enough memory (CUDA out of memory. Tried to allocate 7 GiB); lower `micro_batch` "
+        "(=3), which needs less and makes the same update"
+    )
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    ("owner", "method", "said"),
+    [
+        (Samples, "__getitem__", "row 0 (from 0) of the stage's data cannot be read"),
+        (ImageFile, "digest", "{rows}:1, image 0 cannot be read"),
+        (ImageFile, "__call__", "{rows}:1, image 0 cannot be used"),
+    ],
+)
+def test_faults_of_datasets_are_told_with_their_row(
+    owner: type, method: str, said: str, workers: int, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Any, *place: int) -> Any:
+        raise KeyError("caption")
+
+    monkeypatch.setattr(owner, method, broken)
+    with pytest.raises(DataError) as caught:
+        prepared(mixed_recipe(rows, workers=workers))
+    assert str(caught.value).startswith(f"{said.format(rows=rows / 'rows.jsonl')}: KeyError: 'caption' (test_feature_cache_mis")
+    assert str(caught.value).endswith("mend the dataset or the part that raised this, or drop the row")
+    assert isinstance(caught.value.__cause__, KeyError)
 
 
 # ---- disk, interruption, other processes -----------------------------------------------------------------------------------

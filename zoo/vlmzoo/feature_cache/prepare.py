@@ -24,6 +24,7 @@ from vlmzoo.feature_cache.reader import FeatureReader
 from vlmzoo.feature_cache.store import Features, FeatureStore
 from vlmzoo.model.vlm import VLM
 from vlmzoo.passing_bar import passing_bar
+from vlmzoo.training.foreign_errors import foreign_errors_named
 from vlmzoo.training.interruption import Interruption
 from vlmzoo.training.samples import Samples
 from vlmzoo_registry import Arrangement, AssemblyError, DataError, ImageSize
@@ -186,12 +187,14 @@ def _images(samples: Samples, indexes: Sequence[int], advance: Callable[[int], N
 
 def _shown(samples: Samples, row: int) -> list[Shown]:
     """The images of a sample."""
-    sample = samples[row]
+    with foreign_errors_named(f"row {row} (from 0) of the stage's data cannot be read"):
+        sample = samples[row]
     return [Shown(row, place, image, f"{sample.source}, image {place}") for place, image in enumerate(sample.images)]
 
 
 def _known(shown: Shown) -> tuple[Shown, str]:
-    return shown, content(shown.image)
+    with foreign_errors_named(f"{shown.source} cannot be read"):
+        return shown, content(shown.image)
 
 
 def _is_kept(known: str, reader: ImageReader, store: FeatureStore) -> bool:
@@ -248,12 +251,13 @@ def _encode_all(
 def _read(reader: ImageReader, wanted: tuple[str, Shown]) -> Opened:
     """An image, cut. Raises `DataError` where it cannot be read, or is another one meanwhile."""
     known, shown = wanted
-    image = shown.image()
-    if content(shown.image) != known:
-        raise DataError(f"{shown.source} changed while it was read: let it be, and start the same command again")
-    size = (image.height, image.width)
-    views = torch.stack(reader.views(image, shown.source))
-    return Opened(known, size, reader.layout.fixed or reader.layout.arrangement(size), views)
+    with foreign_errors_named(f"{shown.source} cannot be used"):
+        image = shown.image()
+        if content(shown.image) != known:
+            raise DataError(f"{shown.source} changed while it was read: let it be, and start the same command again")
+        size = (image.height, image.width)
+        views = torch.stack(reader.views(image, shown.source))
+        return Opened(known, size, reader.layout.fixed or reader.layout.arrangement(size), views)
 
 
 def ahead(function: Callable[[Item], Made], items: Iterable[Item], *, threads: int, most: int) -> Generator[Made, None, None]:
