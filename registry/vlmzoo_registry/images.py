@@ -7,10 +7,12 @@ import hashlib
 import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from io import BytesIO
+from io import SEEK_CUR, BytesIO
 from pathlib import Path
+from typing import IO
 
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from vlmzoo_registry.errors import DataError
@@ -20,6 +22,10 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Formats that Pillow decodes by itself; others (EPS) would start foreign programs."""
 
 _ON_ITS_SIDE = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
+_PNG_SIGNATURE = 8  # bytes before the first chunk of a PNG
+_PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+_KEYWORD = 80  # the most bytes of the keyword of such a chunk, with the zero behind it
+_TURNING_TEXTS = (b"exif", b"xmp", b"XML:com.adobe.xmp", b"Raw profile type exif")  # where Pillow looks for an orientation
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -67,7 +73,10 @@ def _real(path: Path, where: str, root: Path | None) -> Path:
 
 
 def size_of_image(data: bytes, *, where: str) -> tuple[int, int]:
-    """Height and width of what `decode_image` gives, read from the head of the image alone, with the same errors."""
+    """Height and width of what `decode_image` gives, with the same errors.
+
+    They are read from the head of the image; only a PNG that says behind its pixels how it is turned is decoded.
+    """
     return _size(BytesIO(data), f"{where}: the image")
 
 
@@ -118,7 +127,7 @@ class ImageFile(ImageSource):
         return open_image(self.path, where=self.where, root=self.root)
 
     def size(self) -> tuple[int, int]:
-        """Height and width, as they stand at the head of the file."""
+        """Height and width, as `size_of_image` reads them."""
         return _size(_real(self.path, self.where, self.root), f"{self.where}: `{self.path}`")
 
     def digest(self) -> str:
@@ -164,10 +173,37 @@ def _decoded(source: Path | BytesIO, named: str) -> Image.Image:
             raise DataError(f"{named} is damaged ({type(error).__name__}: {error}): replace it, or drop the row") from error
 
 
+def _is_described_at_the_end(file: IO[bytes] | None) -> bool:
+    """Whether a PNG has, behind its pixels, what may say how it is turned; the file stays where it is.
+
+    Chunks: PNG, third edition (W3C), section 5.3.
+    """
+    if file is None:
+        return False
+    before = file.tell()
+    behind = False
+    try:
+        file.seek(_PNG_SIGNATURE)
+        while len(head := file.read(8)) == 8 and not head.endswith(b"IEND"):
+            length, kind = int.from_bytes(head[:4], "big"), head[4:]
+            behind = behind or kind == b"IDAT"
+            if behind and kind == b"eXIf":
+                return True
+            keyword = file.read(min(length, _KEYWORD)) if behind and kind in _PNG_TEXTS else b""
+            if keyword.partition(b"\0")[0] in _TURNING_TEXTS:
+                return True
+            file.seek(length - len(keyword) + 4, SEEK_CUR)  # 4: the checksum
+    finally:
+        file.seek(before)
+    return False
+
+
 def _size(source: Path | BytesIO, named: str) -> tuple[int, int]:
     """Height and width of what `_decoded` gives."""
     with _opened(source, named) as image:
         try:
+            if isinstance(image, PngImageFile) and _is_described_at_the_end(image.fp):
+                image.load()  # rare; so there is nothing that is read here otherwise than there
             # Pillow turns the size of a TIFF before its pixels, and for the data of a PNG it would decode these.
             turned = (
                 not isinstance(image, TiffImageFile)
