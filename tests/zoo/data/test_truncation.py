@@ -168,8 +168,34 @@ def test_a_pair_without_its_second_text_is_refused():
     sample = replace(talk(("the first text", "the second")), label=0)
     collate = collator("masked", "pair", most=20, next_sentence=True)
     assert collate.fit(sample).cut
-    with pytest.raises(DataError, match=r"^rows.jsonl:1: it is one text, and `next_sentence` needs two"):
+    with pytest.raises(DataError, match=r"^rows.jsonl:1: 26 tokens .* and the beginning of one are never cut: raise it"):
         collator("masked", "pair", most=10, next_sentence=True).fit(sample)
+
+
+@pytest.mark.parametrize("objective", ["text", "masked"])
+def test_an_answer_begins_also_where_the_whole_text_is_learnt(objective):
+    """What is supervised does not say where an answer begins there: the question is supervised too."""
+    sample = talk(("What is it?", "A car."), system="Be brief.")
+    prompt = int((collator().encode(sample).labels != IGNORE).nonzero()[0])
+    kept = collator(objective, most=prompt + 2).fit(sample)  # the first token of the answer is a space, which says nothing
+    assert kept.cut and len(kept.row.input_ids) == prompt + 2
+    with pytest.raises(DataError, match="what stands before an answer and the beginning of one are never cut"):
+        collator(objective, most=prompt + 1).fit(sample)
+
+
+def test_an_answer_begins_also_where_spans_are_taken_out_and_put_behind_the_text():
+    sample = talk(("What is it?", "A car."))
+    prompt = int((collator().encode(sample).labels != IGNORE).nonzero()[0])
+    with pytest.raises(DataError, match="what stands before an answer and the beginning of one are never cut"):
+        collator("blank_infilling", most=prompt + 2).fit(sample)  # there is a start and an end token at least
+    assert collator("blank_infilling", most=len(collator("blank_infilling").encode(sample).input_ids) - 1).fit(sample).cut
+
+
+def test_a_text_that_nobody_asked_for_is_cut_down_to_its_first_words():
+    sample = Sample("1", (Turn("assistant", "a long text of many words"),), (), "rows.jsonl:1")
+    for objective in ("text", "masked", "caption"):
+        fitted = collator(objective, "plain", most=4).fit(sample)
+        assert fitted.cut and len(fitted.row.input_ids) == 4
 
 
 WORDS = st.lists(st.sampled_from(["a", "red", "car", "über", "😀", "?"]), min_size=1, max_size=5).map(" ".join)

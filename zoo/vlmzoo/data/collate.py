@@ -12,7 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from vlmzoo.data.encode import Encoded, ImageToken, encode_prompt, encode_with_least, refuse_special_tokens
+from vlmzoo.data.encode import Encoded, ImageToken, encode, encode_prompt, encode_with_least, refuse_special_tokens
 from vlmzoo.data.instruction import Instructions
 from vlmzoo.data.padding import pad_rows
 from vlmzoo.data.randomness import keyed_generator
@@ -118,13 +118,13 @@ class Collator:
         Raises `DataError` naming it where it cannot be used, `TooLongError` where that is for its length.
         """
         self._check(sample)
-        encoded = partial(self._encoded, shown=self._shown(sample))
+        shown = self._shown(sample)
         rule = LengthRule(self.max_length) if self.length is None else self.length
-        fitted = Fitted(sample, encoded(sample).row, cut=False)
+        fitted = Fitted(sample, self._encoded(sample, shown), cut=False)
         whole = row = self._corrupted(fitted)
         while len(row.input_ids) > rule.most:
             over = len(row.input_ids) - rule.most  # the objective may have made the row longer than the text is
-            cut = cut_to(len(fitted.row.input_ids) - over, sample, encoded) if rule.cuts else None
+            cut = cut_to(len(fitted.row.input_ids) - over, sample, partial(self._to_be_cut, shown=shown)) if rule.cuts else None
             if cut is None:
                 what = (
                     ", and its images, what stands before an answer and the beginning of one are never cut: raise it, or drop "
@@ -137,10 +137,19 @@ class Collator:
             row = self._corrupted(fitted)
         return replace(fitted, row=row)
 
-    def _encoded(self, sample: Sample, shown: Sequence[ImageText]) -> Encoded:
+    def _encoded(self, sample: Sample, shown: Sequence[ImageText]) -> TokenRow:
         """The tokens of a sample before the objective changes them."""
         rendered = self.objective.render(sample, self.template)
-        return encode_with_least(rendered, self.tokenizer, self.image_token, source=sample.source, images=shown)
+        return encode(rendered, self.tokenizer, self.image_token, source=sample.source, images=shown)
+
+    def _to_be_cut(self, sample: Sample, shown: Sequence[ImageText]) -> Encoded:
+        """The same with how much must stay: the beginning of an answer also where an objective learns from the whole text."""
+        rendered = self.objective.render(sample, self.template)
+        spoken = self.template.render(sample.turns, prompt=False)
+        answers = spoken.spans if spoken.text == rendered.text else rendered.spans
+        return encode_with_least(
+            rendered, self.tokenizer, self.image_token, source=sample.source, images=shown, answers=answers
+        )
 
     def _corrupted(self, fitted: Fitted) -> TokenRow:
         """The row as the objective changes it. Raises `DataError` naming the sample where it cannot."""

@@ -4,7 +4,7 @@ The field's most reported bug is a label mask that was counted instead of known;
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from vlmzoo_registry.errors import AssemblyError, DataError, PluginError
 from vlmzoo_registry.layout import ImageText
-from vlmzoo_registry.tasks import IMAGE, Rendered, Turn, marker_positions
+from vlmzoo_registry.tasks import IMAGE, Rendered, Span, Turn, marker_positions
 from vlmzoo_registry.token_row import IGNORE, TokenRow
 
 IN_IMAGE, IN_NONE = -2, -1
@@ -98,16 +98,19 @@ def encode_with_least(
     *,
     source: str,
     images: Sequence[ImageText] | None = None,
+    answers: Sequence[Span] | None = None,
 ) -> Encoded:
-    """As `encode`, with how much of the row must stay where it is cut."""
+    """As `encode`, with how much of the row must stay where it is cut.
+
+    `answers` are the spans of what the assistant says; default: what is supervised, which may be the questions too.
+    """
     shown = _shown(rendered, image_token, images)
     text, spans, pictures = _with_own_token(rendered, image_token, shown, source)
     tokens, *before = _tokenise([text, *(text[:start] for start, _, _ in spans)], tokenizer)
     labels = [IGNORE] * len(tokens.ids)
     weights = [1.0] * len(tokens.ids)
-    answer = 0  # how many tokens there are up to the first of the last span that says something
     for (start, end, weight), prompt in zip(spans, before, strict=True):
-        first, silent = len(prompt.ids), True
+        first = len(prompt.ids)
         if tokens.ids[:first] != prompt.ids:
             raise DataError(_border_message(text, start, tokens.ids, prompt.ids, tokenizer, source))
         for position in range(max(first, 1), len(tokens.ids)):
@@ -118,10 +121,10 @@ def encode_with_least(
             if _stands_for_image(token_start, token_end, pictures):
                 continue
             labels[position], weights[position] = tokens.ids[position], weight
-            if silent:
-                answer, silent = position + 1, not text[token_start:token_end].strip()
     in_images = [place for place, (start, end) in enumerate(tokens.offsets) if _stands_for_image(start, end, pictures[-1:])]
     images_end = in_images[-1] + 1 if in_images else 0
+    said = rendered.spans if answers is None else answers
+    answer = _first_word_end(replace(rendered, spans=tuple(said[-1:])), tokens, image_token, shown, source)
     slots_more = sum(piece - 1 for image in shown for piece in image if isinstance(piece, int))
     ids, labels, weights = _expand(tokens.ids, labels, weights, shown, image_token, source)
     if rendered.end:
@@ -138,6 +141,25 @@ def encode_with_least(
         weights=None if all(weight == 1.0 for weight in weights) else torch.tensor(weights),
     )
     return Encoded(row, least=max(answer, images_end) + slots_more)
+
+
+def _first_word_end(
+    rendered: Rendered, tokens: _Tokens, image_token: ImageToken, shown: Sequence[ImageText], source: str
+) -> int:
+    """How many tokens there are up to the first one of the span that says something; where none does, up to its last."""
+    text, spans, pictures = _with_own_token(rendered, image_token, shown, source)
+    end_of_word = 0
+    for start, end, _ in spans:
+        for position in range(1, len(tokens.ids)):  # nothing predicts the very first
+            token_start, token_end = tokens.offsets[position]
+            if token_start >= end and not token_start == token_end == end:
+                break
+            if token_end <= start or _stands_for_image(token_start, token_end, pictures):
+                continue
+            end_of_word = position + 1
+            if text[max(token_start, start) : token_end].strip():
+                break
+    return end_of_word
 
 
 def encode_prompt(
