@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from resumable import Killed, assert_same, outcome, stop_after, stopped
 from resumable import recipe as two_stages
@@ -365,3 +366,17 @@ def test_an_image_of_another_size_is_noticed_when_it_is_read(
         train(given, output=tmp_path / "run")
     (tmp_path / "run" / "align" / LENGTHS).unlink()
     assert len(train(given, output=tmp_path / "run").losses) == 5
+
+
+@pytest.mark.parametrize("mode", ["padded", "flatten"])
+def test_a_first_token_that_nothing_predicts_is_neither_learnt_nor_counted(
+    mode: str, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An objective may label it; the loss of rows one after the other would then be divided by what none of them learns."""
+    plan = load_recipe(recipe(rows, batching={"mode": mode}))
+    collate, samples = make_collator(vlmzoo.build(plan.model), plan.stages[0]), stage_samples(plan.stages[0])
+    drawn = [samples[index] for index in range(4)]
+    right = collate(drawn)["labels"]
+    planted = lambda row, generator: replace(row, labels=torch.cat([row.input_ids[:1], row.labels[1:]]))  # noqa: E731
+    monkeypatch.setattr(collate.objective, "corrupt", planted)
+    assert torch.equal(collate(drawn)["labels"], right)

@@ -25,7 +25,11 @@ def rows_batch(rows: Sequence[TokenRow], objective: Objective, *, filler: int, f
         batch["row_lengths"] = torch.tensor([len(row.input_ids) for row in rows])
     else:
         batch["attention_mask"] = together([torch.ones_like(row.input_ids) for row in rows], 0)
-    batch["labels" if objective.shift else "targets"] = together([row.labels for row in rows], IGNORE)
+    labels = [row.labels for row in rows]
+    if objective.shift:
+        # Nothing stands before the first token of a row: behind another row it would be counted, and learnt nowhere.
+        labels = [torch.cat([torch.full_like(row[:1], IGNORE), row[1:]]) for row in labels]
+    batch["labels" if objective.shift else "targets"] = together(labels, IGNORE)
     if any(row.weights is not None for row in rows):
         weights = [torch.ones(len(row.labels)) if row.weights is None else row.weights for row in rows]
         batch["weights"] = together(weights, 1.0)
