@@ -1,15 +1,13 @@
 """Before the first step of a stage: every image it will draw is encoded once, unless that was done before."""
 
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Literal, TypeVar, cast
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -20,6 +18,7 @@ from vlmzoo.data import BatchStream
 from vlmzoo.data.reader import ImageReader, Opener
 from vlmzoo.feature_cache.content import content
 from vlmzoo.feature_cache.key import feature_key, key_sha256
+from vlmzoo.feature_cache.read_ahead import read_ahead
 from vlmzoo.feature_cache.reader import FeatureReader
 from vlmzoo.feature_cache.store import Features, FeatureStore
 from vlmzoo.model.vlm import VLM
@@ -34,9 +33,6 @@ SHARD_BYTES = 2**27
 """Features come to about so many bytes per file: what a crash loses at most."""
 
 _AHEAD = 64  # images whose bytes are read ahead
-
-Item = TypeVar("Item")
-Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +161,7 @@ def _missing(
     found, wanted = 0, []
     with (
         _progress(console, f"{stage}: looking at images", len(indexes), "rows") as advance,
-        closing(ahead(_known, _images(samples, indexes, advance), threads=threads, most=_AHEAD)) as images,
+        closing(read_ahead(_known, _images(samples, indexes, advance), threads=threads, most=_AHEAD)) as images,
     ):
         for shown, known in images:
             if known in seen:
@@ -227,7 +223,7 @@ def _encode_all(
     with (
         Interruption() as interruption,
         _progress(console, f"{stage}: encoding", len(wanted), "images") as advance,
-        closing(ahead(read, again, threads=threads, most=2 * batch_size)) as images,
+        closing(read_ahead(read, again, threads=threads, most=2 * batch_size)) as images,
     ):
         while batch := list(islice(images, batch_size)):
             tokens = encode_views(vlm, [image.views for image in batch], precision)
@@ -258,27 +254,6 @@ def _read(reader: ImageReader, wanted: tuple[str, Shown]) -> Opened:
         size = (image.height, image.width)
         views = torch.stack(reader.views(image, shown.source))
         return Opened(known, size, reader.layout.fixed or reader.layout.arrangement(size), views)
-
-
-def ahead(function: Callable[[Item], Made], items: Iterable[Item], *, threads: int, most: int) -> Generator[Made, None, None]:
-    """What the function makes of each item, in their order: in so many threads, at most so many before they are asked for.
-
-    0 threads: in this one, when it is asked for.
-    """
-    if not threads:
-        yield from map(function, items)
-        return
-    pool = ThreadPoolExecutor(threads)
-    waiting: deque[Future[Made]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) >= most:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 @contextmanager
