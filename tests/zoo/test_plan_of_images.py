@@ -1,6 +1,8 @@
 """What a plan says of images of different sizes is what the processor does with them; its rough figure has the right size."""
 
 import copy
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from small_models import CROSS, LLAMA, causal_lm, section
 
 import vlmzoo
 from vlmzoo.activations import TEXT_TOKENS
+from vlmzoo.cli.plan import plan as command_of_plan
 from vlmzoo.planning import TYPICAL, plan
 from vlmzoo_registry.tasks import IMAGE
 
@@ -124,3 +127,32 @@ def test_the_figure_for_activations_is_right_within_a_factor_of_two(vision_train
     }
     batch["labels"][:, 65:] = -100  # one token each: what the loss keeps is not in the figure
     assert 0.5 < estimate / kept_by(model, batch) < 2
+
+
+def test_a_budget_of_tokens_is_what_activations_are_estimated_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Four samples of 16 slots and the text it is taken to have are as many tokens as one piece of four times that."""
+    each = 16 + TEXT_TOKENS
+    stage = {
+        "name": "s",
+        "objective": "caption",
+        "data": [{"name": "captions", "path": "none.jsonl", "images": "none"}],
+        "train": {"connector": {"lr": 1.0}, "vision": {"lr": 1.0}},
+        "batch_size": 4,
+        "steps": 1,
+    }
+    config = section(language=causal_lm(LLAMA))
+
+    def found(**changes: Any) -> int:
+        return plan({"model": config, "stages": [stage | changes]}).stages[0].activation_bytes
+
+    samples = found()
+    assert found(batch_size=1, batching={"max_tokens": 4 * each}) == samples
+    assert found(batch_size=2, micro_batch=2, batching={"mode": "pack", "max_tokens": 2 * each}) == samples
+    assert found(batch_size=1, batching={"max_tokens": 4 * each, "max_images": 2}) < samples
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps({"model": config, "stages": [stage | {"batch_size": 2, "batching": {"max_tokens": 5000}}]}))
+    command_of_plan(path)
+    assert "for 2 pieces of 5,000 tokens, without" in " ".join(capsys.readouterr().out.split())
+    path.write_text(json.dumps({"model": config, "stages": [stage]}))
+    command_of_plan(path)
+    assert f"for 4 samples of one image and {TEXT_TOKENS} tokens of text, without" in " ".join(capsys.readouterr().out.split())

@@ -16,15 +16,15 @@ _BYTES = {"bf16": 34, "float32": 68}
 """Per token and unit of width in one block, with attention computed piece by piece (arXiv:2205.05198, table 2)."""
 
 
-def activation_bytes(parts: Parts, *, views: int, slots: int, samples: int, precision: str, vision_trains: bool) -> int:
-    """What `samples` samples of one image and `TEXT_TOKENS` tokens of text keep in the blocks of the parts.
+def activation_bytes(parts: Parts, *, views: int, tokens: int, precision: str, vision_trains: bool) -> int:
+    """What so many views of images and tokens of the text keep in the blocks of the parts.
 
     The language model keeps its activations even where it is frozen: the gradient of a connector passes through it. An encoder
     that is frozen keeps none. Connectors are small, and recomputation is not looked at.
     """
-    found = samples * (slots + TEXT_TOKENS) * _in_decoder(parts.language)
+    found = tokens * _in_decoder(parts.language)
     if vision_trains:
-        found += samples * views * parts.shapes[0].count * _in_encoder(parts.vision)
+        found += views * parts.shapes[0].count * _in_encoder(parts.vision)
     return round(_BYTES[precision] * found)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from vlmzoo.activations import activation_bytes
+from vlmzoo.activations import TEXT_TOKENS, activation_bytes
 from vlmzoo.adapters import Adapter
 from vlmzoo.assemble import Parts, assemble, make_template
 from vlmzoo.config import ModelConfig, Recipe, StageConfig, TrainPart, load_either
@@ -56,12 +56,15 @@ class PartTraining:
 class StagePlan:
     """One stage: what trains in it, and, very roughly, what the activations of one micro-batch come to.
 
+    A micro-batch has `micro_batch` samples of one image, or where the stage's batching has a budget so many pieces of
+    `piece_tokens` tokens.
     `cached_bytes` is what the features of an image of the encoder's own size take on disk, where the stage keeps them.
     """
 
     name: str
     parts: tuple[PartTraining, ...]
     micro_batch: int
+    piece_tokens: int | None
     activation_bytes: int
     cached_bytes: int | None
 
@@ -216,17 +219,27 @@ def _train(parts: Parts, stages: Sequence[StageConfig], image: SizePlan) -> tupl
             trained = list(chosen.parameters.values())
             count, size = sum(p.numel() for p in trained), sum(_training_bytes(p) for p in trained)
             rows.append(PartTraining(part=part, trains=chosen.how, trained=count, training_bytes=size))
+        views, tokens = _of_a_piece(stage, image)
         activations = activation_bytes(
             parts,
-            views=image.views,
-            slots=image.text_slots,
-            samples=stage.micro_batch,
+            views=stage.micro_batch * views,
+            tokens=stage.micro_batch * tokens,
             precision=stage.precision,
             vision_trains=any(row.part == "vision" and row.trained for row in rows),
         )
         cached = image.views * _feature_bytes(parts) if stage.cache_features else None
-        plans.append(StagePlan(stage.name, tuple(rows), stage.micro_batch, activations, cached))
+        plans.append(StagePlan(stage.name, tuple(rows), stage.micro_batch, stage.batching.max_tokens, activations, cached))
     return tuple(plans)
+
+
+def _of_a_piece(stage: StageConfig, image: SizePlan) -> tuple[int, int]:
+    """The views and tokens of what stands together: a sample of one image, or as many of them as `max_tokens` lets in."""
+    sample = image.text_slots + TEXT_TOKENS
+    most, most_views = stage.batching.max_tokens, stage.batching.max_images
+    if most is None:
+        return image.views, sample
+    views = image.views * max(1, most // sample)
+    return (views if most_views is None else min(views, most_views)), most
 
 
 def _feature_bytes(parts: Parts) -> int:

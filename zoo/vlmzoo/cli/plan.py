@@ -65,11 +65,11 @@ def plan(
         out.print(table)
         total = weights + sum(row.training_bytes for row in stage.parts)
         out.print(f"Memory for weights, gradients and AdamW: {_size(total)}.")
-        samples = f"{stage.micro_batch} sample{'s' * (stage.micro_batch != 1)}"
-        out.print(
-            f"Activations come on top: very roughly {_size(stage.activation_bytes)} for {samples} of one image and "
-            f"{TEXT_TOKENS} tokens of text, without recomputation.",
-        )
+        several = "s" * (stage.micro_batch != 1)
+        seen = f"{stage.micro_batch} sample{several} of one image and {TEXT_TOKENS} tokens of text"
+        if stage.piece_tokens is not None:
+            seen = f"{stage.micro_batch} piece{several} of {stage.piece_tokens:,} tokens"
+        out.print(f"Activations come on top: very roughly {_size(stage.activation_bytes)} for {seen}, without recomputation.")
         if stage.cached_bytes is not None:
             each, thousand = _size(stage.cached_bytes), _size(1000 * stage.cached_bytes)
             out.print(f"Kept features take about {each} of disk per image ({thousand} for 1,000).")
