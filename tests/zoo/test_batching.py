@@ -380,3 +380,23 @@ def test_a_first_token_that_nothing_predicts_is_neither_learnt_nor_counted(
     planted = lambda row, generator: replace(row, labels=torch.cat([row.input_ids[:1], row.labels[1:]]))  # noqa: E731
     monkeypatch.setattr(collate.objective, "corrupt", planted)
     assert torch.equal(collate(drawn)["labels"], right)
+
+
+def test_steps_without_an_image_are_refused_before_the_first_where_only_image_parts_train(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of the ten rows have no image: with `group_by: modality` they are a step of their own."""
+    given = partial(recipe, rows, train={"connector": {"lr": 1e-2}}, batch_size=2, steps=None, epochs=1)
+    with pytest.raises(DataError) as refused:
+        train(given(batching={"group_by": "modality"}), output=tmp_path / "one")
+    message = refused.value.message
+    assert message.startswith("step ") and "`group_by: modality` makes steps without an image: lower `micro_batch`" in message
+    assert "rows.json:1[3]" in message and "rows.json:1[7]" in message
+    assert not (tmp_path / "one" / "align" / "log.jsonl").exists(), "nothing was trained"
+    # A step of several groups has some with images, and one that begins in a later epoch is found when it comes.
+    train(given(batching={"group_by": "modality"}, batch_size=4, micro_batch=2, epochs=None, steps=2), output=tmp_path / "two")
+    with pytest.raises(DataError, match=r"; mix in rows with images or train the language model: "):
+        train(given(batch_size=1, batching={"max_tokens": 220}), output=tmp_path / "budget")
+    monkeypatch.setattr(fit_module, "refuse_steps_without_image", lambda *arguments: None)
+    with pytest.raises(DataError, match=r"a batch does not touch what trains .*`group_by: modality` makes steps"):
+        train(given(batching={"group_by": "modality"}), output=tmp_path / "later")

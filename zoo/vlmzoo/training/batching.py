@@ -1,5 +1,6 @@
 """Which samples a stage brings together, and in what order, as its `batching` says; what looks at lengths is told them here."""
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from vlmzoo.data.lengths import LENGTHS, Lengths, Rows, refuse_longer, sample_le
 from vlmzoo.data.packing import Packed
 from vlmzoo.data.stream import Order, Permutation
 from vlmzoo.passing_bar import passing_bar
-from vlmzoo_registry import ResourceError
+from vlmzoo.shortened import enumerated
+from vlmzoo.training.update import WITHOUT_IMAGE, advice_without_image
+from vlmzoo_registry import DataError, ResourceError
 
 
 def stage_stream(
@@ -95,6 +98,16 @@ def refuse_wider(stage: StageConfig, collate: Collator, processes: int) -> None:
         f"{processes}, the number of processes, or let rows stand one after the other (`mode: flatten`) where the language "
         "model can"
     )
+
+
+def refuse_steps_without_image(stage: StageConfig, rows: Rows, lengths: Lengths, stream: BatchStream, steps: int) -> None:
+    """Raise `DataError` where a step of the first epoch has no image: for a stage that trains image parts alone."""
+    pieces = stream.order.pieces(0, 0)
+    for step in range(min(steps, len(pieces) // stage.batch_size)):
+        seen = list(chain.from_iterable(pieces[step * stage.batch_size : (step + 1) * stage.batch_size]))
+        if not any(lengths.images[index] for index in seen):
+            found = enumerated([rows[index].source for index in seen], 8)
+            raise DataError(f"step {step}: {WITHOUT_IMAGE}; {advice_without_image(stage)}: {found}")
 
 
 def batching_record(stage: StageConfig, said: str, lengths: Lengths | None, stream: BatchStream) -> dict[str, Any]:

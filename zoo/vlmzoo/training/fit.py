@@ -20,7 +20,7 @@ from vlmzoo.feature_cache.prepare import drawn_indexes, prepare_features
 from vlmzoo.model.vlm import VLM
 from vlmzoo.objectives import standing
 from vlmzoo.training.audit import Audit
-from vlmzoo.training.batching import batching_record, stage_lengths, stage_stream
+from vlmzoo.training.batching import batching_record, refuse_steps_without_image, stage_lengths, stage_stream
 from vlmzoo.training.draws import seed_draws
 from vlmzoo.training.history import AUDIT, END, STEP, RunLog
 from vlmzoo.training.interruption import Interruption
@@ -28,7 +28,7 @@ from vlmzoo.training.loader import StepLoader
 from vlmzoo.training.memory import explained_shortage, peak_memory
 from vlmzoo.training.optimization import make_optimizer, optimizer_tensors, restore_optimizer, set_rates
 from vlmzoo.training.plot import write_loss_plot
-from vlmzoo.training.processes import agreed, share_here
+from vlmzoo.training.processes import agreed, exchanged_here, share_here
 from vlmzoo.training.progress import StepProgress, component_names, parts_rows, parts_table
 from vlmzoo.training.run_folder import CHECKPOINT, RESUME, recipe_digest
 from vlmzoo.training.samples import Samples, make_collator
@@ -122,13 +122,15 @@ def fit(
         )
     stream = stage_stream(stage, samples, collate, lengths, seed=recipe.seed, state=done.stream)
     steps = stage.steps or stream.batches(stage.epochs or 1)
+    if update.image_only and lengths is not None:
+        refuse_steps_without_image(stage, samples, lengths, stream, steps)
     trained = [parameter for state in states for parameter in state.trained.values()]
     extra = {"stage": stage.name, "recipe_sha256": recipe_digest(recipe), "parent": origin.parent}
     header = {
         **extra,
         "steps": steps,
         "samples": len(samples),
-        "rules": samples.notes,
+        "notes": samples.notes,
         "left_out": [{"row": fault.place, "reason": fault.reason} for fault in samples.left_out],
         "batch_size": stage.batch_size,
         "batching": batching_record(stage, rows_stand, lengths, stream),
@@ -156,6 +158,7 @@ def fit(
                 batch_size=stage.micro_batch,
                 threads=stage.workers,
                 share=share_here(accelerator),
+                exchange=lambda mine: exchanged_here(accelerator, mine),
                 wait=accelerator.wait_for_everyone,
                 console=shown,
             )

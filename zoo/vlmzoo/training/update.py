@@ -20,6 +20,8 @@ from vlmzoo.training.micro_batch import MicroBatch
 from vlmzoo.training.trainable import PartState
 from vlmzoo_registry import DataError, ResourceError
 
+WITHOUT_IMAGE = "a batch does not touch what trains (rows without an image, and only image parts train)"
+
 
 @dataclass(frozen=True)
 class Gradients:
@@ -51,7 +53,8 @@ class GlobalBatch:
         if stage.micro_batch % ranks:
             raise ResourceError(f"`micro_batch` (={stage.micro_batch}) must be divisible by the {ranks} processes of this run")
         self._trained = [parameter for state in states for parameter in state.trained.values()]
-        self._image_only = not any(state.trained for state in states if state.name == "language")
+        self.image_only = not any(state.trained for state in states if state.name == "language")
+        self._advice = advice_without_image(stage)
 
     def backward(self, micros: Sequence[MicroBatch]) -> Gradients:
         """Add the gradients of the mean loss over all rows. Raises `DataError` where they cannot reach what trains.
@@ -63,11 +66,8 @@ class GlobalBatch:
         counted = torch.stack([_counts(batch) for batch in batches]).sum(dim=0)
         shown = torch.tensor([sum(micro.images for micro in micros)], device=accelerator.device)
         items, tokens, sentences, cut, images = accelerator.reduce(torch.cat([counted, shown]), reduction="sum")
-        if self._image_only and not images:
-            raise DataError(
-                "a batch does not touch what trains (rows without an image, and only image parts train); mix in rows with "
-                f"images or train the language model: {sources(micros)}"
-            )
+        if self.image_only and not images:
+            raise DataError(f"{WITHOUT_IMAGE}; {self._advice}: {sources(micros)}")
         # Gradients are averaged over processes: a denominator smaller by their number makes the average a sum.
         denominators = {"num_items_in_batch": items / ranks, "num_sentences_in_batch": sentences / ranks}
         shares = []
@@ -96,6 +96,16 @@ class GlobalBatch:
         if loss.requires_grad:
             self.accelerator.backward(loss)
         return share
+
+
+def advice_without_image(stage: StageConfig) -> str:
+    """What to do where a step of a stage that trains image parts alone has no image."""
+    if stage.batching.group_by == "modality":
+        return (
+            "`group_by: modality` makes steps without an image: lower `micro_batch`, so that a step has several groups, leave "
+            "`group_by` out, or train the language model"
+        )
+    return "mix in rows with images or train the language model"
 
 
 def unreached(loss: Tensor, parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:
