@@ -8,6 +8,7 @@ the table is an argument of every layer, a layer that is recomputed in the backw
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 RowTable = Int[Tensor, "1 1 R 3"]
 """Each row's number of tokens, how many of the first see each other both ways, and the width of its window (0: none)."""
+
+_CALLS: ContextVar[list[None] | None] = ContextVar("_CALLS", default=None)
 
 _LAYERS = {"full_attention": False, "sliding_attention": True}
 """The kinds of attention layers that a table can describe, and whether they see a window."""
@@ -53,6 +56,17 @@ def row_tables(config: PreTrainedConfig, lengths: Sequence[int], prefixes: Seque
     if not kinds:
         return _table(lengths, prefixes, window)
     return {kind: _table(lengths, prefixes, window if _LAYERS[kind] else 0) for kind in kinds}
+
+
+@contextmanager
+def counted_calls() -> Iterator[list[None]]:
+    """One entry for each time that attention is run row by row meanwhile: a layer that mixes rows by other means adds none."""
+    calls: list[None] = []
+    token = _CALLS.set(calls)
+    try:
+        yield calls
+    finally:
+        _CALLS.reset(token)
 
 
 @contextmanager
@@ -90,6 +104,8 @@ def _attention(
     attend = ALL_ATTENTION_FUNCTIONS[base] if base == "sdpa" else sys.modules[type(module).__module__].eager_attention_forward
     if attention_mask is None or attention_mask.dtype != torch.long:
         return attend(module, query, key, value, attention_mask, **options)
+    if (calls := _CALLS.get()) is not None:
+        calls.append(None)
     if options.get("position_bias") is not None:
         raise ValueError("a bias between positions, which says nothing of rows")
     seen = []

@@ -150,7 +150,11 @@ class LayersConnector(nn.Module, ABC):
     @property
     @abstractmethod
     def masked_rows(self) -> Literal["zero", "feedforward", "hf_mllama"]:
-        """What happens at text positions that see no image: nothing, the feed-forward, or what transformers' Mllama does."""
+        """What happens at text positions that see no image: nothing, the feed-forward, or what transformers' Mllama does.
+
+        That attends to all image tokens of the batch's longest row alike, padding included, so that padding moves it. A row
+        without any image is left as it is in any case.
+        """
 
     @property
     @abstractmethod

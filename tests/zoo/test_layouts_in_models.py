@@ -148,7 +148,7 @@ def test_batches_that_do_not_say_how_images_were_cut_are_refused(shown: list[Any
     fewer = {**batch, "image_mask": batch["image_mask"].clone()}
     fewer["image_mask"][0, -1] = False
     views = int(batch["image_mask"].sum())
-    with pytest.raises(DataError, match=f"row 0: {views - 1} views in `pixel_values`, but its 1 images have {views}"):
+    with pytest.raises(DataError, match=f"row 0: {views - 1} views are there, but its 1 images have {views}"):
         vlm(**fewer)
     one_less = {**batch, "input_ids": batch["input_ids"].clone()}
     one_less["input_ids"][0, (batch["input_ids"][0] == vlm.config.image_token_id).nonzero()[0]] = 5

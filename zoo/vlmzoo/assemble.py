@@ -195,7 +195,7 @@ def _blocks_that_do_not_fit(
     """
     last = len(config.connector) - 1
     choice = config.connector[last]
-    if language is None or last in out_of_place or "layers" not in choice.component.spec.capabilities:
+    if language is None or out_of_place or "layers" not in choice.component.spec.capabilities:
         return []
     reasons: list[str] = []
     unknown = FeatureShape(width=language.width, count=1, grid=None, prefix=1)

@@ -29,6 +29,7 @@ class Sight:
         self.memory = memory
         self.visible = visible
         self.sees_any = visible.any(dim=-1, keepdim=True)  # [B, S, 1]
+        self.has_image = (memory.owner >= 0).any(dim=1)[:, None, None]  # [B, 1, 1]
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,12 @@ class CrossAttentionVLM(VLM):
         reads_prompt = cache is None or cache.get_seq_length() == 0
         if row_lengths is not None:
             images = next((len(given) for given in (pixel_values, vision_features) if given is not None), None)
-            refused = {"attention_mask": attention_mask, "past_key_values": cache, "sentence_labels": sentence_labels}
+            refused = {
+                "attention_mask": attention_mask,
+                "past_key_values": past_key_values,
+                "use_cache": use_cache or None,
+                "sentence_labels": sentence_labels,
+            }
             check_rows(row_lengths, input_ids, images, refused)
             labels = None if labels is None else without_borders(labels, row_lengths)
         slots = input_ids == self.config.image_token_id  # [B, S]
@@ -248,7 +254,8 @@ class CrossAttentionVLM(VLM):
             return hidden
         keys, values = sight.memory.keys_values[index]
         seen = block(hidden.to(keys.dtype), keys, values, sight.visible).to(hidden.dtype)
-        return torch.where(sight.sees_any, seen, hidden) if self.layers.masked_rows == "zero" else seen
+        # A row without any image is that of the text-only model, whatever stands beside it.
+        return torch.where(sight.sees_any if self.layers.masked_rows == "zero" else sight.has_image, seen, hidden)
 
     def _checkpoint_contexts(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
         # A decoder layer is recomputed after `forward` has ended: it must see what it saw the first time.

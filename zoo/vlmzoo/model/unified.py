@@ -48,7 +48,12 @@ class UnifiedVLM(VLM):
         reads_prompt = cache is None or cache.get_seq_length() == 0
         if row_lengths is not None:
             images = next((len(given) for given in (pixel_values, vision_features) if given is not None), None)
-            refused = {"attention_mask": attention_mask, "past_key_values": cache, "sentence_labels": sentence_labels}
+            refused = {
+                "attention_mask": attention_mask,
+                "past_key_values": past_key_values,
+                "use_cache": use_cache or None,
+                "sentence_labels": sentence_labels,
+            }
             check_rows(row_lengths, input_ids, images, refused)
             labels = None if labels is None else without_borders(labels, row_lengths)
         slots = input_ids == self.config.image_token_id  # [B, S]

@@ -301,6 +301,11 @@ class VLM(PreTrainedModel, GenerationMixin):
                 f"`pixel_values` has {pixel_values.ndim} axes {tuple(pixel_values.shape)}; it must be [rows, images per row, "
                 "3, height, width], as `model.processor` makes it"
             )
+        if vision_features is not None and vision_features.ndim != 4:
+            raise DataError(
+                f"`vision_features` has {vision_features.ndim} axes {tuple(vision_features.shape)}; it must be [rows, views per "
+                "row, tokens, width], as the encoder gives them"
+            )
         if image_mask is None:
             image_mask = torch.ones(given.shape[:2], dtype=torch.bool, device=given.device)
         images = self.arrangements(image_mask, image_layout)
@@ -329,15 +334,6 @@ class VLM(PreTrainedModel, GenerationMixin):
                 views[number] = replace(features, tokens=features.tokens[place : place + 1])
         left = iter(cast(list[VisionFeatures], views))
         return [[SeenImage(cut, _together(list(islice(left, self.layout.views(cut))))) for cut in row] for row in images]
-
-    def encode_views(
-        self,
-        pixels: Float[Tensor, "n C H W"],
-        instruction_ids: Int[Tensor, "n Q"] | None = None,
-        instruction_mask: Int[Tensor, "n Q"] | None = None,
-    ) -> VisionFeatures:
-        """Encode and connect views of one size: [n, M, d], each checked against what was declared."""
-        return self.connect(self.see(pixels), (pixels.shape[2], pixels.shape[3]), instruction_ids, instruction_mask)
 
     def see(self, pixels: Float[Tensor, "n C H W"]) -> VisionFeatures:
         """Encode views of one size: [n, N, D]; without gradients where the encoder is frozen."""
@@ -384,8 +380,7 @@ class VLM(PreTrainedModel, GenerationMixin):
                 "`model.processor` make it"
             )
         reasons = [
-            f"row {row}: {count} views in `pixel_values`, but its {len(cuts)} images have "
-            f"{sum(self.layout.views(cut) for cut in cuts)}"
+            f"row {row}: {count} views are there, but its {len(cuts)} images have {sum(self.layout.views(cut) for cut in cuts)}"
             for row, (count, cuts) in enumerate(zip(views, images, strict=True))
             if count != sum(self.layout.views(cut) for cut in cuts)
         ]
