@@ -137,6 +137,7 @@ def measure(encoder: str, tokens: str, trains: str, folder: Path) -> dict[str, A
             batch_size=BATCH,
             threads=0,
             share=(0, 1),
+            exchange=lambda mine: [mine],
             wait=lambda: None,
             console=None,
         )

@@ -1,7 +1,7 @@
 """Runs that keep the features of a frozen encoder, and what tests count and damage in them."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from small_models import picture, section
 import vlmzoo
 from vlmzoo.config import load_recipe
 from vlmzoo.data import Collator
-from vlmzoo.feature_cache.prepare import features_folder, prepare_features
+from vlmzoo.feature_cache.prepare import Wanted, features_folder, prepare_features
 from vlmzoo.feature_cache.reader import FeatureReader
 from vlmzoo.model.vlm import VLM
 from vlmzoo.training.samples import Samples, make_collator, stage_samples
@@ -88,7 +88,14 @@ def built(plan: dict[str, Any]) -> VLM:
     return freeze(vlmzoo.build(plan["model"]))
 
 
-def prepared(plan: dict[str, Any], model: VLM | None = None, *, rank: int = 0, ranks: int = 1, **options: Any) -> Prepared:
+def prepared(
+    plan: dict[str, Any],
+    model: VLM | None = None,
+    *,
+    rank: int = 0,
+    ranks: int = 1,
+    exchange: Callable[[list[Wanted]], list[list[Wanted]]] = lambda mine: [mine],
+) -> Prepared:
     """What a run does before its first step."""
     recipe = load_recipe(plan)
     stage = recipe.stages[0]
@@ -103,9 +110,9 @@ def prepared(plan: dict[str, Any], model: VLM | None = None, *, rank: int = 0, r
         batch_size=stage.micro_batch,
         threads=stage.workers,
         share=(rank, ranks),
+        exchange=exchange,
         wait=lambda: None,
         console=None,
-        **options,
     )
     return Prepared(model, samples, make_collator(model, stage), make_collator(model, stage, images=reader), reader)
 

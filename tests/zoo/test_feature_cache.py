@@ -16,6 +16,7 @@ from test_layouts_in_models import MODELS
 
 from vlmzoo.feature_cache.prepare import features_folder
 from vlmzoo.model.vlm import VLM
+from vlmzoo.training.processes import PATIENCE
 from vlmzoo.training.train import train
 from vlmzoo_registry import ConfigError, DataError, ImageFile
 
@@ -155,6 +156,8 @@ from vlmzoo.training.train import train
 plan, output = json.loads(open(sys.argv[1]).read()), sys.argv[2]
 result = train(plan, output=output)
 open(output + f"/losses.{torch.distributed.get_rank()}", "w").write(json.dumps(result.losses))
+group = torch.distributed.group.WORLD._get_backend(torch.device("cpu"))
+open(output + f"/patience.{torch.distributed.get_rank()}", "w").write(str(group.options._timeout.total_seconds()))
 """
 
 
@@ -172,6 +175,8 @@ def test_two_processes_share_what_they_encode(pictures: Path, tmp_path: Path) ->
     assert done.returncode == 0, done.stderr[-5000:]
     losses = [json.loads((tmp_path / "two" / f"losses.{rank}").read_text()) for rank in (0, 1)]
     assert losses[0] == losses[1] == pytest.approx(straight.losses, rel=1e-5)
+    for rank in (0, 1):
+        assert float((tmp_path / "two" / f"patience.{rank}").read_text()) == PATIENCE.total_seconds() >= 3600
     counts = []
     for shard in shards():
         with safe_open(shard, framework="pt") as file:

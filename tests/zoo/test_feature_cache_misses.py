@@ -26,7 +26,7 @@ import vlmzoo
 from vlmzoo.feature_cache import key as keys
 from vlmzoo.feature_cache import prepare
 from vlmzoo.feature_cache.key import feature_key, key_sha256
-from vlmzoo.feature_cache.prepare import features_folder
+from vlmzoo.feature_cache.prepare import Wanted, features_folder
 from vlmzoo.feature_cache.store import KEY, Features, FeatureStore
 from vlmzoo.model.vlm import VLM
 from vlmzoo.training.samples import Samples
@@ -521,12 +521,46 @@ def test_threads_read_the_same(threads: int, rows: Path) -> None:
         prepared(mixed_recipe(rows, workers=threads, micro_batch=1))
 
 
-def test_processes_share_the_work(rows: Path) -> None:
+class Asked(Exception):
+    """A process has said what it would encode, and waits for the others."""
+
+
+def wanted_of(plan: dict[str, Any], model: VLM, ranks: int) -> list[list[Wanted]]:
+    """What each of so many processes would encode of its rows."""
+    brought: list[list[Wanted]] = []
+
+    def asked(mine: list[Wanted]) -> list[list[Wanted]]:
+        brought.append(mine)
+        raise Asked
+
+    for rank in range(ranks):
+        with pytest.raises(Asked):
+            prepared(plan, model, rank=rank, ranks=ranks, exchange=asked)
+    return brought
+
+
+@pytest.mark.parametrize(("ranks", "found", "shares"), [(2, [1, 3], [2, 2]), (3, [2, 3], [2, 1, 1]), (5, [1, 2], [1] * 4)])
+def test_processes_share_images_and_not_rows(ranks: int, found: list[int], shares: list[int], rows: Path) -> None:
+    """Rows have as many images as they like, and images that other rows have too: each is encoded once, by whom ever."""
     plan = mixed_recipe(rows)
     model = built(plan)
-    shares = [encoded(plan, model, rank=rank, ranks=2) for rank in range(2)]
-    assert sum(shares) == 4 and all(shares)
+    brought = wanted_of(plan, model, ranks)
+    assert [len(part) for part in brought][:2] == found
+    done = [encoded(plan, model, rank=rank, ranks=ranks, exchange=lambda mine: brought) for rank in range(ranks)]
+    assert done[: len(shares)] == shares and sum(done) == 4
     assert encoded(plan, model) == 0
+
+
+def test_the_room_that_all_processes_need_is_asked_for(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is room for three images, one of two processes has two to write, and both have four."""
+    plan = mixed_recipe(rows)
+    model = built(plan)
+    brought = wanted_of(plan, model, 2)
+    free = 3 * 16 * 24 * 4
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - free, free))
+    with pytest.raises(ResourceError, match="are free there; make room"):
+        prepared(plan, model, ranks=2, exchange=lambda mine: brought)
+    assert not shards()
 
 
 def _prepare(plan: dict[str, Any]) -> None:

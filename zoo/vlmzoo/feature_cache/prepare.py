@@ -79,6 +79,7 @@ def prepare_features(
     batch_size: int,
     threads: int,
     share: tuple[int, int],
+    exchange: Callable[[list[Wanted]], list[list[Wanted]]],
     wait: Callable[[], None],
     console: Console | None,
 ) -> FeatureReader:
@@ -87,7 +88,8 @@ def prepare_features(
     The encoder runs as in training: in evaluation mode, without gradients, in the stage's precision, `batch_size` images at a
     time; so many `threads` read images ahead of it. A signal ends it after the images that are under way, which are written.
 
-    `share` is which one this is of how many processes that do the work together; `wait` returns when all have called it.
+    `share` is which one this is of how many processes that do the work together on one disk; `exchange` gives, in one order for
+    all, what each of them brings; `wait` returns when all have called it.
 
     Raises `AssemblyError` where the encoder trains, `DataError` naming an image that cannot be read, `ResourceError` where the
     disk is full or the cache folder cannot be used.
@@ -104,6 +106,9 @@ def prepare_features(
     found, wanted = _missing(samples, own, reader, store, stage=stage, threads=threads, console=console)
     for reason in store.removed:
         _say(console, f"Stage `{stage}`: {reason}; it is removed, and its images are encoded again.")
+    # An image that rows of several processes show is encoded by one of them, and all of them have about the same to do.
+    everything = sorted({one.content: one for part in exchange(wanted) for one in part}.values(), key=lambda one: one.content)
+    wanted = sorted(everything[rank::ranks], key=lambda one: (one.row, one.place))
     if wanted:
         _encode_all(
             vlm,
@@ -111,6 +116,7 @@ def prepare_features(
             reader,
             store,
             wanted,
+            together=len(everything),
             stage=stage,
             precision=precision,
             batch_size=batch_size,
@@ -209,13 +215,14 @@ def _encode_all(
     store: FeatureStore,
     wanted: Sequence[Wanted],
     *,
+    together: int,
     stage: str,
     precision: Literal["float32", "bf16"],
     batch_size: int,
     threads: int,
     console: Console | None,
 ) -> None:
-    """Encode these images and write what comes out, shard by shard."""
+    """Encode these images and write what comes out, shard by shard; all processes on this disk write `together` so many."""
     pending: list[Features] = []
     done = 0
     read = partial(_read, reader)
@@ -232,7 +239,7 @@ def _encode_all(
             ]
             held = sum(one.tokens.nbytes for one in pending)
             if done == 0:  # images that are cut by their size differ: then it is an estimate, and each shard asks again
-                store.require_space(held * len(wanted) // len(batch))
+                store.require_space(held * together // len(batch))
             done += len(batch)
             if interruption.number or held >= SHARD_BYTES:
                 store.write(pending)
