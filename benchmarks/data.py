@@ -142,13 +142,12 @@ def measured(steps: Sequence[Step], found: Mix, cost: Callable[[list[int]], int]
     computed = np.array([[cost(seen) for seen in step] for step in steps])
     shown = np.array([[sum(images[i] for i in seen) for seen in step] for step in steps])
     shown = shown[shown.sum(axis=1) > 0]
-    slowest = np.where(computed == computed[:, :1], real, computed) if (computed == computed[0, 0]).all() else computed
     drawn = np.array([tokens[index] for step in steps for seen in step for index in seen])
     counts = [Counter(found.sources[i] for seen in step for i in seen) for step in steps]
     means = [np.mean([tokens[i] for seen in step for i in seen]) for step in steps]
     size = np.mean([sum(map(len, step)) for step in steps])
     token_efficiency = real.sum() / computed.sum()
-    sync_efficiency = slowest.sum() / (slowest.max(axis=1).sum() * RANKS)
+    sync_efficiency = computed.sum() / (computed.max(axis=1).sum() * RANKS)
     return {
         "token_efficiency": round(float(token_efficiency), 4),
         "sync_efficiency": round(float(sync_efficiency), 4),
@@ -202,11 +201,7 @@ def orders(found: Mix) -> list[dict[str, object]]:
     add("`max_tokens: 16384`, `flatten`", grouped("none", Budget(16_384), RANKS), flat(found))
     for most in (4096, 8192, 16_384):
         packs = Packed(lengths, budget=Budget(most), group=RANKS, buffer=1000, seed=0)
-        add(
-            f"`pack`, `max_tokens: {most}`",
-            lambda packs=packs: steps_of(BatchStream(packs, RANKS)),
-            lambda seen, most=most: most,
-        )
+        add(f"`pack`, `max_tokens: {most}`", lambda packs=packs: steps_of(BatchStream(packs, RANKS)), flat(found))
     return rows
 
 
