@@ -14,7 +14,7 @@ from vlmzoo.comparison.budget import Counts, Length, length_of
 from vlmzoo.comparison.cells import cells_of, combinations_of, with_steps
 from vlmzoo.comparison.compare import plan_comparison
 from vlmzoo.config import BudgetConfig, load_grid, load_recipe
-from vlmzoo.data import SampleStream
+from vlmzoo.data import BatchStream, Permutation
 from vlmzoo.training.samples import make_collator, stage_samples
 from vlmzoo.training.train import train
 from vlmzoo.without_values import without_values
@@ -36,7 +36,7 @@ def supervised(recipe, seed: int) -> list[int]:
     stage = recipe.stages[-1]
     samples = stage_samples(stage)
     collate = make_collator(vlmzoo.build(recipe.model), stage)
-    stream = SampleStream(len(samples), stage.batch_size, seed=seed)
+    stream = BatchStream(Permutation(len(samples), seed=seed), stage.batch_size)
     return [int((collate([samples[d.index] for (d,) in stream.next_batch()])["labels"] != -100).sum()) for _ in range(40)]
 
 
@@ -45,7 +45,9 @@ def supervised(recipe, seed: int) -> list[int]:
 def test_the_fewest_whole_steps_that_use_the_tokens_up(toys, seed, budget):
     recipe = load_recipe(toys().parent / "recipe.yaml", [f"seed={seed}"])
     counts = Counts(stage_samples(recipe.stages[-1]), text_collator(recipe))
-    length = length_of(counts, SampleStream(len(counts.samples), 4, seed=seed), BudgetConfig(supervised_tokens=budget))
+    length = length_of(
+        counts, BatchStream(Permutation(len(counts.samples), seed=seed), 4), BudgetConfig(supervised_tokens=budget)
+    )
     batches = supervised(recipe, seed)
     assert length.supervised_tokens == sum(batches[: length.steps]) >= budget
     assert sum(batches[: length.steps - 1]) < budget
@@ -94,8 +96,8 @@ def test_a_budget_of_images_needs_images(toys):
 
     counts = Counts(Blind(stage_samples(recipe.stages[-1])), text_collator(recipe))
     with pytest.raises(DataError, match=r"none of the 8 samples has an image, so `budget\.images` is never used up"):
-        length_of(counts, SampleStream(8, 4, seed=0), BudgetConfig(images=10))
-    assert length_of(counts, SampleStream(8, 4, seed=0), BudgetConfig(supervised_tokens=1)).images == 0
+        length_of(counts, BatchStream(Permutation(8, seed=0), 4), BudgetConfig(images=10))
+    assert length_of(counts, BatchStream(Permutation(8, seed=0), 4), BudgetConfig(supervised_tokens=1)).images == 0
 
 
 def test_the_budget_is_that_of_the_last_stage(toys):
@@ -128,7 +130,7 @@ def test_each_sample_is_read_once(toys):
 
     counts = Counts(Watched(), text_collator(recipe))
     for seed in (0, 1):
-        assert isinstance(length_of(counts, SampleStream(8, 4, seed=seed), BudgetConfig(steps=20)), Length)
+        assert isinstance(length_of(counts, BatchStream(Permutation(8, seed=seed), 4), BudgetConfig(steps=20)), Length)
     assert sorted(read) == list(range(8))
     assert len(cells_of(grid, combinations_of(grid, root, lambda line: None), lambda line: None)) == 6
 

@@ -1,5 +1,6 @@
 """What `labels` shows is what training learns: the same draws, the same ids, every supervised token and no other."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from small_models import picture, section
 from vlmzoo.assemble import build
 from vlmzoo.cli.labels import shown
 from vlmzoo.config import load_recipe
-from vlmzoo.data import SampleStream
+from vlmzoo.data import Collator
 from vlmzoo.data.encode import IGNORE
 from vlmzoo.labels import LabelledRow, Labels, Piece, labels, labels_of_stages
 from vlmzoo.training.samples import make_collator, stage_samples
-from vlmzoo_registry import AssemblyError, ConfigError, DataError
+from vlmzoo.training.train import train
+from vlmzoo_registry import AssemblyError, ConfigError, DataError, ImageFile
 
 CONTROL = {"name": "toy/language", "control_tokens": ["<|im_start|>", "<|im_end|>"]}
 BERT = {
@@ -73,9 +75,9 @@ def test_the_tokens_are_those_of_training(tmp_path, template):
     plan = load_recipe(config, (), None)
     model, data = build(plan.model), stage_samples(plan.stages[0])
     collate = make_collator(model, plan.stages[0])
-    draws = [draw.index for (draw,) in SampleStream(len(data), plan.stages[0].batch_size, seed=plan.seed).next_batch()]
-    assert [row.source for row in found.rows[:2]] == [data[index].source for index in draws]
-    for row, index in zip(found.rows, draws, strict=False):
+    places = {data[index].source: index for index in range(len(data))}
+    assert len({row.source for row in found.rows}) == 3
+    for row, index in ((row, places[row.source]) for row in found.rows):
         encoded = collate.encode(data[index])
         assert row.tokens == len(encoded.input_ids) == sum(piece.tokens for piece in row.pieces)
         assert row.supervised == int((encoded.labels != IGNORE).sum())
@@ -88,6 +90,40 @@ def test_the_tokens_are_those_of_training(tmp_path, template):
     assert (found.samples, found.image_slots) == (3, model.image_shape.count)
     assert found.tokens == sum(row.tokens for row in found.rows)
     assert found.to_dict()["supervised"] == found.supervised == sum(row.supervised for row in found.rows)
+
+
+def test_the_order_is_that_in_which_training_draws(tmp_path, monkeypatch):
+    drawn: list[str] = []
+    collated = Collator.__call__
+    monkeypatch.setattr(
+        Collator, "__call__", lambda self, samples: drawn.extend(each.source for each in samples) or collated(self, samples)
+    )
+    config = recipe(tmp_path, rows=[{**ROWS[0], "id": str(number)} for number in range(8)])
+    config["stages"][0] |= {"batch_size": 4, "steps": 2}
+    train(config, output=tmp_path / "run")
+    assert [row.source for row in labels(config, samples=6).rows] == drawn[:6]
+    assert len(set(drawn)) == 8 and drawn != sorted(drawn)
+    sorting = copy.deepcopy(config)
+    sorting["stages"][0]["batching"] = {"group_by": "length"}
+    assert labels(sorting, samples=8) == labels(config, samples=8)  # before batching
+
+
+@pytest.mark.parametrize("cuts", [False, True], ids=["whole", "tiles"])
+def test_no_image_is_opened_unless_it_is_shown(tmp_path, monkeypatch, cuts):
+    """Where a layout cuts by size, the head of a file says it."""
+    config = recipe(tmp_path)
+    if cuts:
+        config["model"]["layout"] = {"name": "layouts/dynamic-tiles", "max_tiles": 4}
+    opened = []
+    original = ImageFile.__call__
+    monkeypatch.setattr(ImageFile, "__call__", lambda self: opened.append(self.path.name) or original(self))
+    found = labels_of_stages(config)
+    assert opened == []
+    assert any(piece.kind == "image" for row in found[0].rows for piece in row.pieces)
+    shown = labels_of_stages(config, pictures=True)
+    assert sorted(opened) == ["0.png", "0.png", "1.png"]  # each image of each row once
+    assert all(len(row.pictures) == row.images for row in shown[0].rows)
+    assert found[0].to_dict() == shown[0].to_dict()  # pictures are for the page
 
 
 def test_pieces_of_a_conversation(tmp_path):

@@ -11,11 +11,14 @@ from PIL import Image
 from small_models import picture, section
 
 from vlmzoo.assemble import build
-from vlmzoo.config import load_recipe
+from vlmzoo.config import load_choice, load_recipe
+from vlmzoo.data import ImageReader
 from vlmzoo.label_pictures import picture as seen
+from vlmzoo.label_pictures import what_the_model_sees
 from vlmzoo.labels import LabelledRow, Labels, Piece, RoleCount, labels_of_stages
 from vlmzoo.labels_page import write_page
-from vlmzoo_registry import DataError
+from vlmzoo.model.merged_encoder import StackedTransform
+from vlmzoo_registry import DataError, FeatureShape, ImageTransform, LayoutContext
 
 CONTROL = {"name": "toy/language", "control_tokens": ["<|im_start|>", "<|im_end|>"]}
 EVIL = "<script>alert(1)</script> & \"quoted\" 'x' <img src=x onerror=y> \u202e"
@@ -142,6 +145,24 @@ def test_a_picture_is_the_image_behind_its_transform(recipe):
     image = picture(1).convert("RGB").resize((transform.width, transform.height))
     assert seen(transform(image), transform).tobytes() == image.tobytes()
     assert seen(torch.full((3, 2, 2), 99.0), transform).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_each_of_several_encoders_shows_each_tile_as_it_sees_it():
+    """Of other sizes and normalised otherwise: what the page shows of an encoder is made from its own transform alone."""
+    large = ImageTransform(height=48, width=48, mean=(0.5, 0.4, 0.3), std=(0.3, 0.2, 0.5))
+    small = ImageTransform(height=32, width=32, mean=(0.0, 0.1, 0.9), std=(1.0, 0.7, 0.1))
+    both = StackedTransform(height=48, width=48, mean=large.mean, std=large.std, transforms=(small, large))
+    context = LayoutContext((48, 48), lambda size: FeatureShape(width=8, count=9, grid=None), width=8)
+    tiles = load_choice("layout", {"name": "dynamic-tiles", "max_tiles": 2})
+    layout = tiles.component.load_factory()(tiles.config, context)
+    image = picture(1, side=64).resize((100, 50)).convert("RGB")
+    found = what_the_model_sees(lambda: image, ImageReader(both, layout, layout.text), "row 1")
+    wide = image.resize((96, 48), Image.Resampling.BICUBIC)
+    views = [wide.crop((0, 0, 48, 48)), wide.crop((48, 0, 96, 48)), image.resize((48, 48), Image.Resampling.BICUBIC)]
+    expected = [view if side == 48 else view.resize((32, 32), Image.Resampling.BICUBIC) for view in views for side in (32, 48)]
+    shown = [Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) for uri in found]
+    assert [each.size for each in shown] == [(32, 32), (48, 48)] * 3
+    assert [each.tobytes() for each in shown] == [each.tobytes() for each in expected]
 
 
 def test_hidden_words_and_weights_stand_in_the_mark(tmp_path):

@@ -109,7 +109,7 @@ def test_the_check_says_how_many_are_cut_and_how_many_refused(folder):
 def test_rows_that_cannot_be_cut_are_left_out_within_the_budget(folder):
     config = recipe(folder, SHORT, LONG, NO_ROOM, max_length=100, too_long="cut", on_bad_row="skip", max_bad_rows=1)
     header = read_log(train(config, output=folder / "run").checkpoint.parent).stage
-    assert header["rules"] == ["tasks/llava: max_length: cut 1 of 3 rows, refused 1"]
+    assert header["notes"] == ["tasks/llava: max_length: cut 1 of 3 rows, refused 1"]
     assert [entry["row"] for entry in header["left_out"]] == [f"{folder}/rows.jsonl:3"]
 
 

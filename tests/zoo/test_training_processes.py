@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from small_models import LLAMA, causal_lm, picture, section
 
-from vlmzoo.data import SampleStream
+from vlmzoo.data import BatchStream, Permutation
 from vlmzoo.training.history import read_log
 
 SCRIPT = """
@@ -131,7 +131,7 @@ def test_two_processes_equal_one(name: str, runs: Path) -> None:
     root = runs
     one, two = root / f"{name} 1", root / f"{name} 2"
     if name == "text batches":
-        stream = SampleStream(len(WORDS), 2, seed=SEED)
+        stream = BatchStream(Permutation(len(WORDS), seed=SEED), 2)
         assert any(all(draw.index % 3 == 0 for (draw,) in stream.next_batch()) for _ in range(12))
     losses = json.loads((one / "losses.0").read_text())
     assert losses == pytest.approx(json.loads((two / "losses.0").read_text()), rel=1e-5)

@@ -41,7 +41,7 @@ class CheckedSource:
             "samples": self.samples,
             "bad_rows": self.bad_rows,
             "faults": faults,
-            "rules": list(self.notes),
+            "notes": list(self.notes),
         }
 
 

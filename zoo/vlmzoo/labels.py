@@ -3,14 +3,14 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import chain, groupby
+from itertools import groupby
 from os import PathLike
 from typing import Any, Literal, get_args
 
 from transformers import PreTrainedTokenizerBase
 
 from vlmzoo.config import Recipe, StageConfig, load_recipe
-from vlmzoo.data import Collator, ImageReader, SampleStream
+from vlmzoo.data import Collator, ImageReader, Permutation
 from vlmzoo.data.encode import IGNORE
 from vlmzoo.label_pictures import what_the_model_sees
 from vlmzoo.model.vlm import VLM
@@ -73,7 +73,10 @@ class LabelledRow:
 
 @dataclass(frozen=True)
 class Labels:
-    """The first samples that a stage draws, as it learns from them. `samples` is how many it has in all."""
+    """The first samples of a stage in the random order of its first epoch, before batching sorts or packs them.
+
+    `samples` is how many it has in all.
+    """
 
     stage: str
     objective: str
@@ -98,9 +101,12 @@ class Labels:
         return _summed([count for row in self.rows for count in row.roles])
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain data, with the sums."""
+        """The same as plain data, with the sums and without the pictures."""
+        made = asdict(self)
+        for row in made["rows"]:
+            del row["pictures"]
         roles = [asdict(count) for count in self.roles]
-        return {**asdict(self), "tokens": self.tokens, "supervised": self.supervised, "roles": roles}
+        return {**made, "tokens": self.tokens, "supervised": self.supervised, "roles": roles}
 
 
 def labels(
@@ -111,16 +117,17 @@ def labels(
     overrides: Sequence[str] = (),
     catalogue: Catalogue | None = None,
 ) -> Labels:
-    """The first `samples` that training draws in a stage (default: the first stage), as tokens with their labels.
+    """The first `samples` of a stage (default: the first stage), as tokens with their labels.
 
+    They stand in the random order of the first epoch: that of training, where its batching neither sorts nor packs.
     Parts are made without values, from what this machine knows of their architecture; the tokenizer is the real one.
 
     Raises `ConfigError` and `AssemblyError` where the recipe or its parts do not fit, `DataError` with every one of these rows
     that cannot be used.
     """
     plan = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides, catalogue)
-    chosen = plan.stages[0] if stage is None else chosen_stage(plan, stage)
-    return _labels(plan, chosen, without_values(plan.model), samples, pictures=False)
+    (found,) = labels_of_stages(plan, samples=samples, stage=plan.stages[0].name if stage is None else stage)
+    return found
 
 
 def labels_of_stages(
@@ -165,13 +172,10 @@ def _labels(plan: Recipe, stage: StageConfig, model: VLM, samples: int, *, pictu
     """The first samples of one stage."""
     collate = make_collator(model, stage, seed=plan.seed)
     data = stage_samples(stage, collate)
-    stream = SampleStream(len(data), min(samples, len(data)), seed=plan.seed)
     rows, reasons = [], []
-    for draw in chain.from_iterable(stream.next_batch()):
+    for index in Permutation(len(data), seed=plan.seed).indexes(epoch=0)[:samples]:
         try:
-            rows.append(
-                _row(replace(data[draw.index], epoch=draw.epoch), collate, model.processor.images if pictures else None)
-            )
+            rows.append(_row(data[index], collate, model.processor.images if pictures else None))
         except DataError as error:
             reasons += [error.message, *error.reasons]
     if reasons:
@@ -188,7 +192,8 @@ def _labels(plan: Recipe, stage: StageConfig, model: VLM, samples: int, *, pictu
 
 def _row(sample: Sample, collate: Collator, pictures: ImageReader | None) -> LabelledRow:
     """A sample as it is learnt; `pictures`: what reads its images, where they are to be shown."""
-    sample = replace(sample, images=tuple(collate.images.once(image) for image in sample.images))
+    if pictures is not None:  # else no more than the size of an image is asked for, for which it need not be opened
+        sample = replace(sample, images=tuple(pictures.once(image) for image in sample.images))
     fitted = collate.fit(sample)
     arrangements = [collate.images.arrangement(image, sample.source) for image in sample.images]
     roles = roles_of_tokens(

@@ -7,14 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlmzoo.data import Draw, SampleStream, StreamState, keyed_generator
+from vlmzoo.data import BatchStream, Draw, Permutation, StreamState, keyed_generator
 from vlmzoo_registry import ConfigError, DataError
 
 
 @settings(max_examples=60, deadline=None)
 @given(length=st.integers(1, 40), batch=st.integers(1, 50), seed=st.integers(0, 3), cut=st.integers(0, 12))
 def test_every_sample_once_per_epoch_and_resumable_anywhere(length, batch, seed, cut):
-    stream = SampleStream(length, batch, seed=seed)
+    stream = BatchStream(Permutation(length, seed=seed), batch)
     batches = [stream.next_batch() for _ in range(cut + len(stream))]
     assert {len(pieces) for pieces in batches} == {batch}
     assert len(stream) == stream.batches(1) and length <= stream.batches(1) * batch < length + batch
@@ -23,24 +23,24 @@ def test_every_sample_once_per_epoch_and_resumable_anywhere(length, batch, seed,
     for epoch in range(len(draws) // length):
         part = draws[epoch * length : (epoch + 1) * length]
         assert Counter(part) == Counter(Draw(epoch, index) for index in range(length))
-    first = SampleStream(length, batch, seed=seed)
+    first = BatchStream(Permutation(length, seed=seed), batch)
     for _ in range(cut):
         first.next_batch()
-    resumed = SampleStream(length, batch, seed=seed, state=StreamState(first.state.epoch, first.state.position))
+    resumed = BatchStream(Permutation(length, seed=seed), batch, state=StreamState(first.state.epoch, first.state.position))
     assert [resumed.next_batch() for _ in range(len(stream))] == batches[cut:]
 
 
 def test_order_depends_on_seed_and_epoch_and_on_no_global_draw():
     torch.manual_seed(0)
-    first = SampleStream(50, 50, seed=1)
+    first = BatchStream(Permutation(50, seed=1), 50)
     orders = [first.next_batch() for _ in range(2)]
     torch.manual_seed(7)
-    again = SampleStream(50, 50, seed=1)
+    again = BatchStream(Permutation(50, seed=1), 50)
     state = torch.get_rng_state()
     assert again.next_batch() == orders[0]
     assert torch.equal(torch.get_rng_state(), state)
     assert [draw.index for (draw,) in orders[0]] != [draw.index for (draw,) in orders[1]]
-    assert SampleStream(50, 50, seed=2).next_batch() != orders[0]
+    assert BatchStream(Permutation(50, seed=2), 50).next_batch() != orders[0]
     assert [draw.index for (draw,) in orders[0]] != list(range(50))
 
 
@@ -56,8 +56,8 @@ def test_keys_do_not_run_together():
 
 def test_refusals_say_both_numbers():
     with pytest.raises(DataError, match=r"`length` \(=0\) must be at least 1"):
-        SampleStream(0, 4, seed=0)
+        BatchStream(Permutation(0, seed=0), 4)
     with pytest.raises(ConfigError, match=r"`batch_size` \(=0\) must be at least 1"):
-        SampleStream(4, 0, seed=0)
+        BatchStream(Permutation(4, seed=0), 0)
     with pytest.raises(DataError, match="go on at piece 9 of epoch 2, but the data makes 5 of them"):
-        SampleStream(5, 2, seed=0, state=StreamState(2, 9))
+        BatchStream(Permutation(5, seed=0), 2, state=StreamState(2, 9))

@@ -20,7 +20,7 @@ def labels(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Changes of the recipe, such as `model.template=plain`.", show_default=False)
     ] = None,
-    samples: Annotated[int, typer.Option("--samples", "-n", min=1, help="How many samples, in the order of training.")] = 3,
+    samples: Annotated[int, typer.Option("--samples", "-n", min=1, help="How many, in random order, before batching.")] = 3,
     stage: Annotated[str | None, typer.Option("--stage", "-s", help="Which stage; default: all.")] = None,
     html: Annotated[Path | None, typer.Option("--html", help="Write them as a page, with their images, to this file.")] = None,
     check: Annotated[
@@ -32,7 +32,9 @@ def labels(
 
     What is learnt is green, bold and underlined, or in ⟦brackets⟧ where there is no colour; where it is not what the model
     reads there (behind a mask), both are shown: ⟦read → learnt⟧. An image is `<image x 16>`, with its number of tokens. Reads
-    the tokenizer and the data, no weights, and images only for `--html`.
+    the tokenizer and the data, no weights, and images only for `--html` (else their size, where it says how they are cut).
+
+    Samples come in the random order of the first epoch; `batching` that sorts or packs brings others together.
 
     With `--check` every row is read, its images are opened and its text is tokenized, and all that is wrong is listed, by file,
     line and field; the exit code is 3 where anything is.
@@ -67,8 +69,7 @@ def _check(recipe: Path, stage: str | None, overrides: Sequence[str], *, as_json
 
     from vlmzoo.data_check import check_data
 
-    progress = Console(stderr=True)
-    found = check_data(recipe, stage=stage, overrides=overrides, console=progress if progress.is_terminal else None)
+    found = check_data(recipe, stage=stage, overrides=overrides, console=Console(stderr=True))
     if as_json:
         print_json([source.to_dict() for source in found])
     else:

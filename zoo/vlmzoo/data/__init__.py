@@ -5,7 +5,7 @@ from vlmzoo.data.encode import ImageToken, encode, encode_prompt, refuse_special
 from vlmzoo.data.padding import pad_rows
 from vlmzoo.data.randomness import keyed_generator
 from vlmzoo.data.reader import ImageReader, one_marker, pad_images
-from vlmzoo.data.stream import BatchStream, Draw, Piece, SampleStream, StreamState
+from vlmzoo.data.stream import BatchStream, Draw, Permutation, Piece, StreamState
 
 __all__ = [
     "BatchStream",
@@ -13,8 +13,8 @@ __all__ = [
     "Draw",
     "ImageReader",
     "ImageToken",
+    "Permutation",
     "Piece",
-    "SampleStream",
     "StreamState",
     "encode",
     "encode_prompt",

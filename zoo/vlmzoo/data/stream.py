@@ -106,10 +106,3 @@ class BatchStream:
                 self._pieces = self.order.pieces(epoch, self.batch_size - len(batch))
         self.state = StreamState(epoch, position)
         return batch
-
-
-class SampleStream(BatchStream):
-    """The stream of a permutation: `batch_size` samples at a time, each a piece of its own."""
-
-    def __init__(self, length: int, batch_size: int, *, seed: int, state: StreamState | None = None) -> None:
-        super().__init__(Permutation(length, seed=seed), batch_size, state=state)
