@@ -31,7 +31,7 @@ from vlmzoo.feature_cache.store import KEY, Features, FeatureStore
 from vlmzoo.model.vlm import VLM
 from vlmzoo.training.samples import Samples
 from vlmzoo.training.train import train
-from vlmzoo_registry import Arrangement, CheckpointError, DataError, ImageFile, ResourceError
+from vlmzoo_registry import Arrangement, Catalogue, CheckpointError, DataError, ImageFile, ResourceError
 from vlmzoo_registry.images import open_image
 
 TILES = {"layout": {"name": "layouts/dynamic-tiles", "max_tiles": 4}}
@@ -414,6 +414,51 @@ def test_the_plan_tells_what_the_disk_needs(rows: Path) -> None:
         tokens = run.reader.read([run.samples[0].images], ["row"])["vision_features"]
         assert vlmzoo.plan(recipe).stages[0].cached_bytes == tokens.nbytes
     assert vlmzoo.plan(mixed_recipe(rows)).stages[0].cached_bytes is None
+
+
+PATCHES = """
+from torch import nn
+from torch.nn import functional
+from vlmzoo_registry import ComponentSpec, FeatureShape, ImageTransform, VisionEncoder, VisionFeatures, hookimpl
+
+
+class Patches(VisionEncoder):
+    def __init__(self, config):
+        super().__init__()
+
+    output_shape = property(lambda self: FeatureShape(width=192, count=16, grid=(4, 4)))
+    transform = property(lambda self: ImageTransform(32, 32, mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bilinear"))
+    encoder_blocks = property(lambda self: [])
+
+    @classmethod
+    def resolve(cls, config):
+        return config
+
+    def shape_at(self, size):
+        return self.output_shape
+
+    def forward(self, pixels):
+        return VisionFeatures(functional.pixel_unshuffle(pixels, 8).flatten(2).transpose(1, 2), (4, 4), 0)
+
+
+@hookimpl
+def vlmzoo_components():
+    return [
+        ComponentSpec(kind="vision_encoder", name="patches", factory="bare:Patches", summary="Pixels", license="MIT"),
+    ]
+"""
+
+
+def test_an_encoder_without_parameters(rows: Path) -> None:
+    plugin = rows / "bare.py"
+    plugin.write_text(PATCHES)
+    catalogue = Catalogue.discover(extra=[plugin])
+    recipe = mixed_recipe(rows, section(vision={"name": "bare/patches"}), cache_features=True)
+    assert vlmzoo.plan(recipe, catalogue=catalogue).stages[0].cached_bytes == 16 * 192 * 4
+    train(recipe, output=rows / "run", catalogue=catalogue)
+    (shard,) = shards()
+    with safe_open(shard, framework="pt") as file:
+        assert [file.get_tensor(name).nbytes for name in file.keys()] == [16 * 192 * 4] * 4  # noqa: SIM118 - no mapping
 
 
 # ---- faults that are not written for the reader -----------------------------------------------------------------------------

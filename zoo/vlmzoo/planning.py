@@ -243,9 +243,9 @@ def _of_a_piece(stage: StageConfig, image: SizePlan) -> tuple[int, int]:
 
 
 def _feature_bytes(parts: Parts) -> int:
-    """What the encoder makes of a view of its own size, in the type of its weights."""
-    shape = parts.shapes[0]
-    return shape.count * shape.width * next(parts.vision.parameters()).element_size()
+    """What the encoder makes of a view of its own size, in the type of its weights; one without any gives that of pixels."""
+    shape, weight = parts.shapes[0], next(parts.vision.parameters(), None)
+    return shape.count * shape.width * (torch.float32.itemsize if weight is None else weight.element_size())
 
 
 def _training_bytes(parameter: torch.Tensor) -> int:
