@@ -1060,7 +1060,7 @@ class InstructedThatReadsPadding(SoundInstructed):
 @fault(
     "connector with text",
     "padding_of_the_instruction_changes_nothing",
-    "for '' with padding behind it the tokens are not finite",
+    "for no instruction with padding behind it the tokens are not finite",
 )
 class InstructedThatDividesByNoWords(SoundInstructed):
     def asked(self, ids, mask):
