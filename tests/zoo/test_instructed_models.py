@@ -66,6 +66,21 @@ def test_generation_reads_it_once_and_beams_keep_rows_together(model: VLM) -> No
     assert torch.equal(model.generate(**batch, **options, num_beams=2), model.generate(**expanded, **options, num_beams=2)[::2])
 
 
+def test_a_row_without_an_image_has_no_instruction_and_may_ask_as_long_as_it_likes(model: VLM) -> None:
+    """Nobody reads it: the image of the row beside it is the same, whatever the text says."""
+    asked = "what is it? " * 20  # more than the 64 positions of the connector
+    mixed = model.processor(text=["what is it?", asked], images=[[picture(1)], []])
+    assert mixed["instruction_mask"].sum(dim=1).tolist() == [len("what is it?"), 0]
+    alone = model.processor(text="what is it?", images=picture(1))
+    torch.testing.assert_close(model(**mixed).logits[0, -1], model(**alone).logits[0, -1], rtol=1e-5, atol=1e-5)
+    text = model.processor(text=asked)
+    assert text["instruction_ids"].shape == (1, 0)
+    torch.testing.assert_close(model(**mixed).logits[1, -1], model(**text).logits[0, -1], rtol=1e-5, atol=1e-5)
+    assert model.generate(**text, max_new_tokens=2, do_sample=False).shape[0] == 1
+    with pytest.raises(DataError, match=r"^row 1: the instruction has 239 tokens, and the connector that reads it takes 64: "):
+        model.processor(text=["what is it?", asked], images=[[picture(1)], [picture(2)]])
+
+
 def test_a_batch_without_the_instruction_is_refused(model: VLM) -> None:
     batch = model.processor(text="what is it?", images=picture(1))
     del batch["instruction_ids"]
