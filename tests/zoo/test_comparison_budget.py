@@ -197,3 +197,15 @@ def test_what_is_hidden_at_random_is_counted_for_every_seed_and_epoch(toys, tmp_
         assert cell.length.steps > 2
         result = train(cell.recipe, output=tmp_path / str(cell.seed))
         assert (len(result.losses), result.tokens) == (cell.length.steps, cell.length.supervised_tokens)
+
+
+def test_a_budget_of_padded_rows_that_no_forward_keeps_is_refused_before_a_cell_trains(toys):
+    changes = ["stages.0.batching={mode: padded, max_tokens: 100}"]
+    grid = toys(grid=GRID.replace("axes:", f"overrides: {json.dumps(changes)}\naxes:", 1))
+    with pytest.raises(DataError) as refused:
+        plan_comparison(grid)
+    (reason,) = refused.value.reasons
+    assert reason.startswith("every cell: stage `align`: `batching.max_tokens` (=100) says what a piece may hold")
+    assert "set `micro_batch` (=4) to 1, the number of processes" in reason
+    planned = plan_comparison(grid, overrides=[f"overrides={json.dumps([*changes, 'stages.0.micro_batch=1'])}"])
+    assert len(planned) == 6

@@ -258,7 +258,8 @@ def test_a_worker_that_is_killed_ends_the_run_with_a_reason(collate: Collator) -
     """Whether torch notices it first, or a pipe to it breaks."""
     for _ in range(3):
         error = refused(ResourceError, lambda: read_all(loader(collate, Ending(), workers=2)))
-        assert error.message == (
+        # The other worker may have come to the same row, in a later epoch, before the first is missed.
+        assert error.message.replace("(SIGKILL, SIGKILL)", "(SIGKILL)") == (
             "a process that reads data has ended (SIGKILL): memory, or shared memory, that is used up is the usual reason; "
             "lower `workers` (=2; 0 reads in the training's own process)"
         )
