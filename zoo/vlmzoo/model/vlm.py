@@ -303,8 +303,8 @@ class VLM(PreTrainedModel, GenerationMixin):
             )
         if vision_features is not None and vision_features.ndim != 4:
             raise DataError(
-                f"`vision_features` has {vision_features.ndim} axes {tuple(vision_features.shape)}; it must be [rows, views per "
-                "row, tokens, width], as the encoder gives them"
+                f"`vision_features` has {vision_features.ndim} axes {tuple(vision_features.shape)}; it must be [rows, views "
+                "per row, tokens, width], as the encoder gives them"
             )
         if image_mask is None:
             image_mask = torch.ones(given.shape[:2], dtype=torch.bool, device=given.device)
