@@ -107,6 +107,7 @@ def encode_with_least(
     shown = _shown(rendered, image_token, images)
     text, spans, pictures = _with_own_token(rendered, image_token, shown, source)
     tokens, *before = _tokenise([text, *(text[:start] for start, _, _ in spans)], tokenizer)
+    of_images = _of_images(tokens, pictures)
     labels = [IGNORE] * len(tokens.ids)
     weights = [1.0] * len(tokens.ids)
     for (start, end, weight), prompt in zip(spans, before, strict=True):
@@ -118,13 +119,12 @@ def encode_with_least(
             # Byte-level tokenizers trim the spaces of a token off its offsets: a lone space may end where the span ends.
             if token_start >= end and not token_start == token_end == end:
                 break
-            if _stands_for_image(token_start, token_end, pictures):
+            if of_images[position]:
                 continue
             labels[position], weights[position] = tokens.ids[position], weight
-    in_images = [place for place, (start, end) in enumerate(tokens.offsets) if _stands_for_image(start, end, pictures[-1:])]
-    images_end = in_images[-1] + 1 if in_images else 0
+    images_end = max((place + 1 for place, found in enumerate(of_images) if found), default=0)
     said = rendered.spans if answers is None else answers
-    answer = _first_word_end(replace(rendered, spans=tuple(said[-1:])), tokens, image_token, shown, source)
+    answer = _first_word_end(replace(rendered, spans=tuple(said[-1:])), tokens, of_images, image_token, shown, source)
     slots_more = sum(piece - 1 for image in shown for piece in image if isinstance(piece, int))
     ids, labels, weights = _expand(tokens.ids, labels, weights, shown, image_token, source)
     if rendered.end:
@@ -144,17 +144,22 @@ def encode_with_least(
 
 
 def _first_word_end(
-    rendered: Rendered, tokens: _Tokens, image_token: ImageToken, shown: Sequence[ImageText], source: str
+    rendered: Rendered,
+    tokens: _Tokens,
+    of_images: Sequence[bool],
+    image_token: ImageToken,
+    shown: Sequence[ImageText],
+    source: str,
 ) -> int:
     """How many tokens there are up to the first one of the span that says something; where none does, up to its last."""
-    text, spans, pictures = _with_own_token(rendered, image_token, shown, source)
+    text, spans, _ = _with_own_token(rendered, image_token, shown, source)
     end_of_word = 0
     for start, end, _ in spans:
         for position in range(1, len(tokens.ids)):  # nothing predicts the very first
             token_start, token_end = tokens.offsets[position]
             if token_start >= end and not token_start == token_end == end:
                 break
-            if token_end <= start or _stands_for_image(token_start, token_end, pictures):
+            if token_end <= start or of_images[position]:
                 continue
             end_of_word = position + 1
             if text[max(token_start, start) : token_end].strip():
@@ -200,10 +205,8 @@ def spans_of_tokens(
     text, spans, pictures = _with_own_token(rendered, image_token, shown, source)
     (tokens,) = _tokenise([text], tokenizer)
     numbers = []
-    for start, end in tokens.offsets:
+    for (start, end), pictured in zip(tokens.offsets, _of_images(tokens, pictures), strict=True):
         shared = (number for number, (first, last, _) in enumerate(spans) if first < end and start < last)
-        # A lone space whose offsets are trimmed may seem to begin where the image behind it does.
-        pictured = _stands_for_image(start, end, pictures)
         numbers.append(IN_IMAGE if pictured else next(shared, IN_NONE))
     ids, numbers, _ = _expand(tokens.ids, numbers, [1.0] * len(numbers), shown, image_token, source)
     return [IN_IMAGE if token == image_token.id else number for token, number in zip(ids, numbers, strict=True)]
@@ -248,13 +251,15 @@ def _moved(character: int, longer: Mapping[int, int]) -> int:
     return character + sum(more for place, more in longer.items() if place < character)
 
 
-def _stands_for_image(start: int, end: int, pictures: Sequence[range]) -> bool:
-    """Whether the token of these offsets is of what is written for an image.
+def _of_images(tokens: _Tokens, pictures: Sequence[range]) -> list[bool]:
+    """Which tokens are of what is written for an image.
 
     Byte-level tokenizers trim the spaces of a token off its offsets: a lone space has none, and lies before where they are.
     """
-    first = start if start < end else start - 1
-    return any(first in picture for picture in pictures)
+    if not pictures:
+        return [False] * len(tokens.ids)
+    firsts = (start if start < end else start - 1 for start, end in tokens.offsets)
+    return [any(first in picture for picture in pictures) for first in firsts]
 
 
 def _tokenise(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[_Tokens]:
