@@ -187,6 +187,8 @@ class TransformersCausalLM(LanguageModel):
                     self.decode(torch.cat([before, second], 1), position_ids=places.repeat(1, 2), row_lengths=lengths)[:, 3:]
                     for before in (first, other)
                 ]
+            except torch.OutOfMemoryError:
+                raise  # it says nothing of the family, and padded rows would take more
             except Exception:  # whatever a family of transformers does with a table in the place of its mask
                 return False
         if own_attention(self.model) and len(calls) < len(behind) * self.text_config.num_hidden_layers:

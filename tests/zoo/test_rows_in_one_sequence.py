@@ -320,3 +320,13 @@ def test_a_family_that_would_mix_rows_does_not_say_that_it_reads_them(config: di
     assert "row_lengths" not in vlmzoo.build(section(language=causal_lm(config, dtype="bfloat16"))).language.reads
     with pytest.raises(DataError, match="`row_lengths` was given, but `TransformersCausalLM` does not read it"):
         model(**read(model, samples(), flatten=True))
+
+
+def test_a_trial_that_runs_out_of_memory_does_not_decide_that_rows_are_padded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*inputs: Tensor, **options: Any) -> Tensor:
+        raise torch.OutOfMemoryError("out of memory")
+
+    language = made(MODELS["unified llama"]).language
+    monkeypatch.setattr(language, "decode", exhausted)
+    with pytest.raises(torch.OutOfMemoryError):
+        _ = language.reads
