@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, Cache, PreTrainedConfig, PreTrain
 from transformers.masking_utils import create_masks_for_generate
 
 from vlmzoo_registry import AssemblyError, ConfigError, DataError, LanguageModel, PluginError, check_tokens
+from vlmzoo_registry.compat.transformers import cache_argument
 from vlmzoo_registry.infilling import add_infilling_tokens
 from vlmzoo_registry.tasks import Reading
 from vlmzoo_transformers.config import CausalLMConfig
@@ -237,7 +238,7 @@ class TransformersCausalLM(LanguageModel):
         return self._backbone(
             inputs_embeds=embeddings,
             attention_mask=mask,
-            past_key_values=cache,
+            **cache_argument(cache),
             use_cache=cache is not None,
             **options,
         ).last_hidden_state
@@ -254,7 +255,7 @@ class TransformersCausalLM(LanguageModel):
             config=self.text_config,
             inputs_embeds=embeddings,
             attention_mask=attention_mask,
-            past_key_values=cache,
+            **cache_argument(cache),
             block_sequence_ids=torch.where(prefix_mask, 0, -1),  # what is in block 0 sees all of it, -1 is causal
         )
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSeq2SeqLM, Cache, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from vlmzoo_registry import AssemblyError, ConfigError, DataError, LanguageModel, check_tokens
+from vlmzoo_registry.compat.transformers import cache_argument
 from vlmzoo_transformers.config import Seq2SeqLMConfig
 from vlmzoo_transformers.logit_head import HeadPlan, find_head, plain_head
 from vlmzoo_transformers.prefix_cache import PrefixMemory, empty_decoder_cache, first_rows, put, take
@@ -203,7 +204,7 @@ class TransformersSeq2SeqLM(LanguageModel):
             attention_mask=None if mask is None else mask.to(torch.long),
             encoder_hidden_states=memory.encoded,
             encoder_attention_mask=memory.mask.to(torch.long),
-            past_key_values=memory.decoder,
+            **cache_argument(memory.decoder),
             use_cache=memory.decoder is not None,
         ).last_hidden_state
 

@@ -309,7 +309,10 @@ def test_lengths_that_do_not_fit_are_refused_with_every_reason() -> None:
             "layer_types": ["conv", "full_attention"],
         },
         {"model_type": "xlstm", **{k: v for k, v in LLAMA.items() if k != "model_type"}},
-        {"model_type": "gptj", "n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4, "vocab_size": 300},
+        {
+            "model_type": "gpt_neo",
+            **{"hidden_size": 32, "num_layers": 2, "num_heads": 4, "attention_types": [[["global"], 2]], "vocab_size": 300},
+        },
     ],
     ids=lambda config: config["model_type"],
 )

@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache
+from transformers import Cache
 
 from vlmzoo.model.configuration import VLMConfig
 from vlmzoo.model.rows import check_rows, split_rows, without_borders
@@ -77,6 +77,7 @@ class CrossAttentionVLM(VLM):
         attention_mask: Int[Tensor, "B T"] | None = None,
         position_ids: Int[Tensor, "B S"] | None = None,
         past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         pixel_values: Float[Tensor, "R V C H W"] | None = None,
         vision_features: Float[Tensor, "R V N D"] | None = None,
         image_mask: Bool[Tensor, "R V"] | None = None,
@@ -99,18 +100,19 @@ class CrossAttentionVLM(VLM):
         logits_to_keep: int | None = None,
         return_dict: bool | None = None,
     ) -> VLMOutput:
-        cache = DynamicCache(config=self.config.get_text_config()) if use_cache and past_key_values is None else past_key_values
-        reads_prompt = cache is None or cache.get_seq_length() == 0
         if row_lengths is not None:
             images = next((len(given) for given in (pixel_values, vision_features) if given is not None), None)
             refused = {
                 "attention_mask": attention_mask,
                 "past_key_values": past_key_values,
+                "cache": cache,
                 "use_cache": use_cache or None,
                 "sentence_labels": sentence_labels,
             }
             check_rows(row_lengths, input_ids, images, refused)
             labels = None if labels is None else without_borders(labels, row_lengths)
+        cache = self.filled_cache(past_key_values, cache, use_cache)
+        reads_prompt = cache is None or cache.get_seq_length() == 0
         slots = input_ids == self.config.image_token_id  # [B, S]
         supervision = Supervision(
             labels=labels,

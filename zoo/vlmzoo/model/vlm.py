@@ -17,8 +17,8 @@ from typing import Any, cast
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import Cache, GenerationMixin, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from vlmzoo.adapters import Adapter
 from vlmzoo.data.reader import unpack_arrangements
@@ -40,6 +40,7 @@ from vlmzoo_registry import (
     VisionEncoder,
     VisionFeatures,
 )
+from vlmzoo_registry.compat.transformers import cache_argument, output_cache
 
 PARTS = ("vision", "connector", "language")
 
@@ -76,15 +77,15 @@ def frozen_modules(part: nn.Module) -> list[nn.Module]:
 
 
 @dataclass
-class VLMOutput(ModelOutput):
+class VLMOutput(CausalLMOutputWithPast):
     """What a forward returns; `logits` is None where labels were given and no logits were asked for.
 
-    `nll` and `z` are the sums over supervised tokens that `LossOutput` describes, without weights, smoothing or gradients.
+    `nll` and `z` are the sums over supervised tokens that `LossOutput` describes, without weights, smoothing or gradients. The
+    cache is `past_key_values`, which transformers calls `cache` from 5.24 on.
     """
 
     loss: Float[Tensor, ""] | None = None
     logits: Float[Tensor, "B K vocabulary"] | None = None
-    past_key_values: Cache | None = None
     nll: Float[Tensor, ""] | None = None
     z: Float[Tensor, ""] | None = None
 
@@ -171,6 +172,7 @@ class VLM(PreTrainedModel, GenerationMixin):
         attention_mask: Int[Tensor, "B T"] | None = None,
         position_ids: Int[Tensor, "B S"] | None = None,
         past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         pixel_values: Float[Tensor, "R V C H W"] | None = None,
         vision_features: Float[Tensor, "R V N D"] | None = None,
         image_mask: Bool[Tensor, "R V"] | None = None,
@@ -200,6 +202,7 @@ class VLM(PreTrainedModel, GenerationMixin):
             attention_mask: 0 at padding, on either side.
             position_ids: default: counted from the attention mask, so that padding does not move them.
             past_key_values: the cache; updated in place.
+            cache: the same under transformers' newer name; one of the two.
             pixel_values: the views of each row's images, in the order of its placeholders, padded to the same number and size.
             vision_features: instead of pixels, what the vision encoder has made of these views, padded to the same number of
                 views and tokens.
@@ -410,6 +413,16 @@ class VLM(PreTrainedModel, GenerationMixin):
 
     # ---- text -------------------------------------------------------------------------------------------------------
 
+    def filled_cache(self, past_key_values: Cache | None, cache: Cache | None, use_cache: bool | None) -> Cache | None:
+        """The cache that was given under either name, or a new one where one is asked for.
+
+        Raises `DataError` where both names were used.
+        """
+        if past_key_values is not None and cache is not None:
+            raise DataError("`past_key_values` and `cache` were given: pass one of them, they are two names of the same thing")
+        given = past_key_values if cache is None else cache
+        return DynamicCache(config=self.config.get_text_config()) if use_cache and given is None else given
+
     @staticmethod
     def positions(
         attention_mask: Int[Tensor, "B T"] | None,
@@ -499,8 +512,8 @@ class VLM(PreTrainedModel, GenerationMixin):
         if learnt is None or logits_to_keep is not None:
             logits = self.language.head(hidden[:, -(logits_to_keep or 0) :])  # [B, K, V]; -0 keeps all
         if learnt is None:
-            return VLMOutput(logits=logits, past_key_values=cache)
-        return VLMOutput(loss=learnt.loss, logits=logits, past_key_values=cache, nll=learnt.nll, z=learnt.z)
+            return VLMOutput(logits=logits, **cache_argument(cache))
+        return VLMOutput(loss=learnt.loss, logits=logits, **cache_argument(cache), nll=learnt.nll, z=learnt.z)
 
     def prepare_inputs_for_generation(
         self, input_ids: Int[Tensor, "B S"], *args: Any, is_first_iteration: bool | None = False, **kwargs: Any
@@ -510,7 +523,7 @@ class VLM(PreTrainedModel, GenerationMixin):
             input_ids, *args, is_first_iteration=is_first_iteration, **kwargs
         )
         inputs.pop("tokenizer", None)  # with stop strings, `generate` hands it on to every step
-        prefix, cache = inputs.pop("prefix_mask", None), inputs.get("past_key_values")
+        prefix, cache = inputs.pop("prefix_mask", None), output_cache(inputs)
         if prefix is not None and (cache is None or cache.get_seq_length() == 0):
             # Without a cache every step reads the prompt again, and what has been said since is no part of it.
             said = inputs["input_ids"].shape[1] - prefix.shape[1]
