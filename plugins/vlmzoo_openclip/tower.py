@@ -9,13 +9,11 @@ from dataclasses import dataclass
 import open_clip
 import torch
 from jaxtyping import Float
-from open_clip.modified_resnet import ModifiedResNet
-from open_clip.timm_model import TimmModel
-from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from vlmzoo_openclip.architecture import Architecture
 from vlmzoo_registry import AssemblyError, CheckpointError, ConfigError, Grid
+from vlmzoo_registry.compat.open_clip import ModifiedResNet, TimmModel, VisionTransformer
 
 Tower = VisionTransformer | TimmModel | ModifiedResNet
 

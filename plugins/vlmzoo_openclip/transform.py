@@ -2,11 +2,10 @@
 
 from typing import Literal
 
-from open_clip.transform import PreprocessCfg, merge_preprocess_dict
-
 from vlmzoo_openclip.architecture import Architecture
 from vlmzoo_openclip.config import OpenClipConfig
 from vlmzoo_registry import ConfigError, ImageTransform
+from vlmzoo_registry.compat.open_clip import PreprocessCfg, merge_preprocess_dict
 
 _RESIZE: dict[str, Literal["crop", "squash", "pad"]] = {"shortest": "crop", "squash": "squash"}
 

@@ -10,11 +10,10 @@ from typing import Any
 
 import timm
 from timm.models import get_pretrained_cfg, is_model, list_models, split_model_name_tag
-from timm.models.eva import Eva
-from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from vlmzoo_registry import ConfigError
+from vlmzoo_registry.compat.timm import Eva, VisionTransformer
 from vlmzoo_registry.suggest import did_you_mean
 from vlmzoo_timm.config import TimmConfig
 

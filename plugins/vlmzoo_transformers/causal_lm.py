@@ -13,10 +13,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, Cache, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.masking_utils import create_masks_for_generate
 
 from vlmzoo_registry import AssemblyError, ConfigError, DataError, LanguageModel, PluginError, check_tokens
-from vlmzoo_registry.compat.transformers import cache_argument
+from vlmzoo_registry.compat.transformers import cache_argument, finished_masks
 from vlmzoo_registry.infilling import add_infilling_tokens
 from vlmzoo_registry.tasks import Reading
 from vlmzoo_transformers.config import CausalLMConfig
@@ -251,13 +250,8 @@ class TransformersCausalLM(LanguageModel):
         prefix_mask: Bool[Tensor, "B S"],
     ) -> Any:
         """Finished masks, one for each kind of layer (sliding windows), as transformers' own PaliGemma makes them."""
-        return create_masks_for_generate(
-            config=self.text_config,
-            inputs_embeds=embeddings,
-            attention_mask=attention_mask,
-            **cache_argument(cache),
-            block_sequence_ids=torch.where(prefix_mask, 0, -1),  # what is in block 0 sees all of it, -1 is causal
-        )
+        # What is in block 0 sees all of it, -1 is causal.
+        return finished_masks(self.text_config, embeddings, attention_mask, cache, torch.where(prefix_mask, 0, -1))
 
     def _rows(self, row_lengths: Int[Tensor, " R"], prefix_mask: Bool[Tensor, "B S"] | None) -> Any:
         """What stands in the place of masks where rows stand one after the other."""

@@ -21,6 +21,7 @@ from vlmzoo_registry import (
     VisionFeatures,
     check_pixels,
 )
+from vlmzoo_registry.compat.transformers import from_config
 from vlmzoo_transformers.config import MllamaVisionConfig
 from vlmzoo_transformers.pretrained import architecture, torch_dtype, tower_config, written_out
 from vlmzoo_transformers.tower_weights import load_tower
@@ -39,7 +40,7 @@ class MllamaVisionEncoder(VisionEncoder):
             )
         options: dict[str, Any] = {"dtype": torch_dtype(config.dtype)}
         if config.model is None:
-            self.model = MllamaVisionModel._from_config(resolved, **options)
+            self.model = from_config(MllamaVisionModel, resolved, **options)
         else:
             self.model = load_tower(MllamaVisionModel, config.model, resolved, unused=frozenset(), **options)
         side = resolved.image_size // resolved.patch_size

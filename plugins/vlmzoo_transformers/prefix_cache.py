@@ -8,68 +8,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers import Cache, DynamicCache, EncoderDecoderCache
-from transformers.cache_utils import CacheLayerMixin
+
+from vlmzoo_registry.compat.transformers import FixedCacheLayer
 
 
-class ReadLayer(CacheLayerMixin):
-    """Two tensors with the batch first that were made when the prefix was read; `positions` counts all that was read since."""
-
-    keys: Tensor
-    values: Tensor
-    is_sliding = False
-    is_croppable = True
-    is_compileable = False
-    supports_early_init = False
-
-    def __init__(self, keys: Tensor, values: Tensor, positions: int) -> None:
-        super().__init__()
-        self.keys, self.values, self.positions = keys, values, positions
-        self.dtype, self.device = keys.dtype, keys.device
-        self.is_initialized = True
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Not needed: the layer is made with its contents."""
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
-        """The prefix is read once; reaching this means that cache layers were mixed up."""
-        raise RuntimeError("a decoder layer tried to write into what the encoder has read")
-
-    def get_seq_length(self) -> int:
-        """All positions of the text so far, those that the encoder read among them."""
-        return self.positions
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """As long as the text."""
-        return self.positions + query_length, 0
-
-    def get_max_length(self) -> int:
-        """No maximum."""
-        return -1
-
-    def get_max_cache_shape(self) -> int:
-        """No maximum (the older name)."""
-        return -1
-
-    def crop(self, tokens_to_remove: int) -> None:
-        """Words that were said are taken back, so many as the number is negative; what was read stays."""
-        self.positions += tokens_to_remove
-
-    def reset(self) -> None:
-        """An emptied cache has read nothing."""
-        self.keys, self.values, self.positions = self.keys[:0], self.values[:0], 0
-
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Follow the beams."""
-        self.batch_select_indices(beam_idx.to(self.keys.device))
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        """Follow the expansion of the batch."""
-        self.keys = self.keys.repeat_interleave(repeats, dim=0)
-        self.values = self.values.repeat_interleave(repeats, dim=0)
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Follow a selection of rows."""
-        self.keys, self.values = self.keys[indices], self.values[indices]
+class ReadLayer(FixedCacheLayer):
+    """Hold two tensors that were made when the prefix was read; its length counts all positions that were read since."""
 
 
 class PrefixMemory:

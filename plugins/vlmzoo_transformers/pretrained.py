@@ -8,13 +8,11 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 
 from vlmzoo_registry import ConfigError
+from vlmzoo_registry.compat.transformers import UNSAVED_FIELDS
 from vlmzoo_transformers.config import PretrainedConfig, TextConfig
 from vlmzoo_transformers.known import known_architecture
 
 TextOptions = TypeVar("TextOptions", bound=TextConfig)
-
-# Where a config was once read from, and by which version; not part of an architecture.
-_PROVENANCE = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "quantization_config")
 
 
 def architecture(config: PretrainedConfig, *, offline: bool = False) -> PreTrainedConfig:
@@ -55,7 +53,7 @@ def tower_config(config: PreTrainedConfig) -> PreTrainedConfig:
 
 def written_out(config: PreTrainedConfig) -> dict[str, Any]:
     """An architecture as the plain `config:` mapping that builds it again."""
-    fields = {key: value for key, value in config.to_diff_dict().items() if key not in _PROVENANCE}
+    fields = {key: value for key, value in config.to_diff_dict().items() if key not in UNSAVED_FIELDS}
     # Through JSON, which is what a checkpoint keeps: some configs have numbers as keys.
     written: dict[str, Any] = json.loads(json.dumps({"model_type": config.model_type, **fields}))
     return written

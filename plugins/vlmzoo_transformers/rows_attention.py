@@ -5,7 +5,6 @@ the function runs the model's own attention row by row: no [S, S] mask is made a
 the table is an argument of every layer, a layer that is recomputed in the backward pass sees the same rows.
 """
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,8 +15,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from vlmzoo_registry.compat.transformers import attention_function, attention_implementation, mask_function
 
 RowTable = Int[Tensor, "1 1 R 3"]
 """Each row's number of tokens, how many of the first see each other both ways, and the width of its window (0: none)."""
@@ -30,16 +29,16 @@ _LAYERS = {"full_attention": False, "sliding_attention": True}
 
 def own_attention(model: PreTrainedModel) -> bool:
     """Whether the model runs attention by torch or by its own code, which knows nothing of rows; others tell them apart."""
-    return model.config._attn_implementation in ("sdpa", "eager", *map(_name, ("sdpa", "eager")))
+    return attention_implementation(model.config) in ("sdpa", "eager", *map(_name, ("sdpa", "eager")))
 
 
 def attend_row_by_row(model: PreTrainedModel) -> None:
     """Let a model with `own_attention` understand a table of rows; with a mask it does what it did."""
-    base = model.config._attn_implementation
+    base = attention_implementation(model.config)
     if base not in ("sdpa", "eager"):
         return
     AttentionInterface.register(_name(base), partial(_attention, base))
-    AttentionMaskInterface.register(_name(base), ALL_MASK_ATTENTION_FUNCTIONS[base])
+    AttentionMaskInterface.register(_name(base), mask_function(base))
     model.set_attn_implementation(_name(base))
 
 
@@ -100,8 +99,7 @@ def _attention(
     **options: Any,
 ) -> tuple[Tensor, Any]:
     """An attention function of transformers: `base` once for a mask, or for each row of a table."""
-    # The default of `eager` stands in the file of each model.
-    attend = ALL_ATTENTION_FUNCTIONS[base] if base == "sdpa" else sys.modules[type(module).__module__].eager_attention_forward
+    attend = attention_function(base, module)
     if attention_mask is None or attention_mask.dtype != torch.long:
         return attend(module, query, key, value, attention_mask, **options)
     if (calls := _CALLS.get()) is not None:

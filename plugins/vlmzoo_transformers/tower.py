@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from vlmzoo_registry import AssemblyError, ConfigError, FeatureShape, Grid
+from vlmzoo_registry.compat.torch import BATCH_NORM
+from vlmzoo_registry.compat.transformers import attention_implementation, from_config
 from vlmzoo_transformers.patches import Patches
 from vlmzoo_transformers.trace import Call, find_layers, first_tensor, record_calls
 from vlmzoo_transformers.without_values import for_pixels
@@ -251,7 +253,7 @@ def tower_of(made: type[PreTrainedModel], config: PreTrainedConfig, native: Grid
 
     Raises as `build_tower` and `examine` do.
     """
-    fields = f"{config.to_json_string(use_diff=False)} {config._attn_implementation}"
+    fields = f"{config.to_json_string(use_diff=False)} {attention_implementation(config)}"
     return _tower_of(_Described(made, fields, native, config))
 
 
@@ -264,7 +266,7 @@ def _tower_of(described: _Described) -> Tower:
 def build_tower(made: type[PreTrainedModel], config: PreTrainedConfig, **options: Any) -> PreTrainedModel:
     """A tower with random weights; raises `ConfigError` for a config that its class does not take."""
     try:
-        return made._from_config(config, **options)
+        return from_config(made, config, **options)
     except Exception as error:  # the classes of transformers raise whatever they like
         raise ConfigError(f"transformers cannot build `{config.model_type}` from this config: {error}") from error
 
@@ -395,7 +397,7 @@ def _find_stages(model: nn.Module, calls: list[Call]) -> str | None:
 
 def _is_norm(module: nn.Module, width: int) -> bool:
     """Whether a module is one vector of weights as wide as a token, with or without a bias: a norm over the channel."""
-    if isinstance(module, nn.GroupNorm | nn.modules.batchnorm._BatchNorm):
+    if isinstance(module, nn.GroupNorm | BATCH_NORM):
         return False  # these norm over the places too
     shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
     return "weight" in shapes and set(shapes) <= {"weight", "bias"} and set(shapes.values()) == {(width,)}

@@ -3,13 +3,13 @@
 Several towers (BLIP-2's, Idefics2's, Janus') are built by their whole models only; their classes stand in the same module.
 """
 
-import importlib
 import inspect
 
 import torch
 from transformers import MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
 
 from vlmzoo_registry import ConfigError
+from vlmzoo_registry.compat.transformers import from_config, modeling_classes
 
 
 def tower_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
@@ -37,23 +37,10 @@ def takes_pixels(made: type[PreTrainedModel]) -> bool:
 
 
 def _classes_made_from(config: PreTrainedConfig) -> list[type[PreTrainedModel]]:
-    where = type(config).__module__.replace("configuration_", "modeling_")
-    try:
-        module = importlib.import_module(where)
-    except ImportError:
-        return []
-    return [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type)
-        and issubclass(value, PreTrainedModel)
-        and value.__module__ == where
-        and value.config_class is type(config)
-        and takes_pixels(value)
-    ]
+    return [made for made in modeling_classes(config) if made.config_class is type(config) and takes_pixels(made)]
 
 
 def _size(made: type[PreTrainedModel], config: PreTrainedConfig) -> int:
     """How many parameters an instance has: what wraps the tower in something more has more."""
     with torch.device("meta"):
-        return sum(parameter.numel() for parameter in made._from_config(config).parameters())
+        return sum(parameter.numel() for parameter in from_config(made, config).parameters())

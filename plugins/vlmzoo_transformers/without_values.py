@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from vlmzoo_registry.compat.torch import TorchDispatchMode, is_truth_value, nonzero_everywhere
 
 
 class NothingMasked(TorchDispatchMode):
@@ -20,7 +21,7 @@ class NothingMasked(TorchDispatchMode):
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Answer `bool(tensor)` for meta tensors; leave everything else to torch."""
-        if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta and args[0].dtype is torch.bool:
+        if is_truth_value(func, args):
             return True
         return func(*args, **(kwargs or {}))
 
@@ -29,7 +30,7 @@ class NothingMasked(TorchDispatchMode):
 def for_pixels(pixels: Tensor) -> Iterator[None]:
     """What a tower runs in: where the pixels have no values, nothing is masked, and what it makes itself has values."""
     if pixels.is_meta:
-        with torch.device("cpu"), NothingMasked():
+        with torch.device("cpu"), nonzero_everywhere(), NothingMasked():
             yield
     else:
         yield

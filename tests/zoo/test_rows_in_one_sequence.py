@@ -19,6 +19,7 @@ from vlmzoo.data import Collator
 from vlmzoo.model.rows import check_rows
 from vlmzoo.model.vlm import VLM
 from vlmzoo_registry import DataError, Objective, Sample, Template, Turn
+from vlmzoo_registry.compat.transformers import enable_checkpointing
 
 GEMMA = {
     "model_type": "gemma3_text",
@@ -235,7 +236,7 @@ def test_recomputed_layers_see_the_same_rows(name: str, checkpointing: bool) -> 
     expected = gradients(model, [read(model, samples(), flatten=True)])
     model.train()
     if checkpointing:
-        model.gradient_checkpointing_enable()
+        enable_checkpointing(model)
     found = gradients(model, [read(model, samples(), flatten=True)])
     assert found[0] == pytest.approx(expected[0], rel=1e-6)
     same(found[1], expected[1])

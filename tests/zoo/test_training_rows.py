@@ -19,6 +19,7 @@ from vlmzoo.training.processes import join_processes
 from vlmzoo.training.samples import Samples, make_collator
 from vlmzoo.training.trainable import set_trainable
 from vlmzoo.training.update import GlobalBatch, Gradients, unreached
+from vlmzoo_registry.compat.transformers import enable_checkpointing
 from vlmzoo_registry.tasks import Dataset, Sample, Turn
 
 # How many images, and how many words are learnt: one row has thirty times what another has.
@@ -135,7 +136,7 @@ def test_what_a_loss_does_not_reach_is_what_gets_no_gradient(architecture: str, 
     language = TrainLora(mode="lora", rank=2, lr=1e-3) if mode == "lora" else TrainFull(lr=1e-3)
     states = set_trainable(model, {"connector": TrainFull(lr=1e-3), "language": language})
     if checkpointing:
-        model.gradient_checkpointing_enable()
+        enable_checkpointing(model)
     trained = {f"{s.name}.{name}": p for s in states for name, p in s.trained.items()}
     collate = make_collator(model, stage)
     for split, reached in (((1, 4), False), ((0, 1), True)):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node, saved_tensors_hooks
 
 from vlmzoo._loss_terms import Terms
+from vlmzoo_registry.compat.torch import has_hooks
 
 
 def loss_head(head: Tensor | nn.Module) -> "LossHead":
@@ -277,5 +278,4 @@ def _is_autocast(rows: Tensor) -> bool:
 
 def _is_hooked(module: nn.Module) -> bool:
     """Whether calling the module does more than its class says: hooks, or a `forward` put on the instance."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(hooks) or "forward" in vars(module) or bool(torch.nn.modules.module._has_any_global_hook())
+    return "forward" in vars(module) or has_hooks(module)

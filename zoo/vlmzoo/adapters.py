@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
-from transformers.pytorch_utils import Conv1D
+from transformers import Conv1D
 
 from vlmzoo_registry import CheckpointError
+from vlmzoo_registry.compat.peft import BaseTunerLayer, LoraLayer
+from vlmzoo_registry.compat.torch import share_children
 
 _NAME = "default"  # peft's name for the adapter of a model that has one
 
@@ -65,7 +65,7 @@ def add_adapters(part: nn.Module, config: LoraConfig, layers: Collection[str]) -
     # peft reads a `config` that it takes for transformers', and leaves its own on the module: a shell with the same children
     # keeps both from the part.
     shell = nn.Module()
-    shell._modules = part._modules
+    share_children(shell, part)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")  # peft sets what fits each layer, and says so
         inject_adapter_in_model(config, shell, _NAME)

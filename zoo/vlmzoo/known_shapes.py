@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from vlmzoo_registry.compat.torch import TorchDispatchMode, operation_schema
 
 
 class KnownShapes(TorchDispatchMode):
@@ -52,7 +53,7 @@ class _NotMeta(Exception):
 @cache
 def _effect(func: Any) -> Literal["new tensors", "first argument"] | None:
     """What an operation gives: new tensors, or its first argument, changed; None for views and whatever else."""
-    schema = func._schema
+    schema = operation_schema(func)
     kinds = [str(returned.type) for returned in schema.returns]
     if not kinds or any(kind not in ("Tensor", "List[Tensor]") for kind in kinds) or torch.Tag.inplace_view in func.tags:
         return None

@@ -10,6 +10,7 @@ from vlmzoo.config import load_model
 from vlmzoo.model.cross_attention import CrossAttentionVLM
 from vlmzoo.model.vision_cache import VisionCacheLayer
 from vlmzoo_registry import DataError
+from vlmzoo_registry.compat.transformers import enable_checkpointing
 
 IMAGE = 290
 GROUPED = {
@@ -261,7 +262,6 @@ def test_a_stale_image_in_the_cache_is_caught(batch: dict[str, torch.Tensor]) ->
         VisionCacheLayer.batch_select_indices = reorder
 
 
-@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_checkpointed_layers_give_the_same_gradients(family: str, batch: dict[str, torch.Tensor]) -> None:
     """Layers are recomputed after the forward has ended; they must see the images they saw the first time."""
@@ -275,7 +275,7 @@ def test_checkpointed_layers_give_the_same_gradients(family: str, batch: dict[st
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
         if checkpointing:
-            vlm.gradient_checkpointing_enable()
+            enable_checkpointing(vlm)
         first = vlm(**batch, labels=labels).loss
         second = vlm(**{**batch, "pixel_values": batch["pixel_values"] + 1}, labels=labels).loss
         (first + 2 * second).backward()  # two forwards before one backward: each must find its own images

@@ -3,7 +3,7 @@
 
 def quiet_frameworks() -> None:
     """Let transformers print errors only; called by commands that load models, never by the library."""
-    from transformers.utils import logging
+    from transformers import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()

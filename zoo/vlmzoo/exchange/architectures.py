@@ -3,13 +3,10 @@
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel, PreTrainedConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModel, PreTrainedConfig
 
 from vlmzoo_registry import AssemblyError
-
-# Where a config was once read from and in which type; the part has options of its own for these, or none.
-_NOT_ARCHITECTURE = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "quantization_config")
+from vlmzoo_registry.compat.transformers import UNSAVED_FIELDS
 
 _ACTIVATIONS = {
     "gelu": "gelu",
@@ -25,7 +22,7 @@ def fields(config: PreTrainedConfig) -> dict[str, Any]:
     """The `config:` of the zoo part that has this architecture."""
     return {
         "model_type": config.model_type,
-        **{key: value for key, value in config.to_diff_dict().items() if key not in (*_NOT_ARCHITECTURE, "model_type")},
+        **{key: value for key, value in config.to_diff_dict().items() if key not in (*UNSAVED_FIELDS, "model_type")},
     }
 
 

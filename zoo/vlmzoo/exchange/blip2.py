@@ -5,8 +5,14 @@ from copy import deepcopy
 from typing import Any
 
 from torch import Tensor
-from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2Processor, PreTrainedConfig, PreTrainedTokenizerBase
-from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+from transformers import (
+    Blip2Config,
+    Blip2ForConditionalGeneration,
+    Blip2Processor,
+    BlipImageProcessorPil,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
 
 from vlmzoo.exchange import architectures
 from vlmzoo.exchange.exchange import Exchange, Pattern

@@ -4,6 +4,7 @@ import os
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedModel, ProcessorMixin
 
@@ -17,6 +18,7 @@ from vlmzoo.exchange.trial import difference, trial_batch
 from vlmzoo.model.tensors import own_tensors
 from vlmzoo.model.vlm import VLM
 from vlmzoo_registry import AssemblyError, CheckpointError
+from vlmzoo_registry.compat.transformers import from_config
 
 _PIXELS = 1e-5
 """How far the pixels of the two processors may be apart: they are made by the same library."""
@@ -89,7 +91,7 @@ def misfits(exchange: Exchange, model: VLM) -> list[str]:
 def _exported(exchange: Exchange, model: VLM) -> Exported:
     config = exchange.config(model)
     weights = model.get_input_embeddings().weight
-    published = exchange.published._from_config(config, dtype=weights.dtype).to(weights.device).eval()
+    published: Any = from_config(exchange.published, config, dtype=weights.dtype).to(weights.device).eval()
     names = exchange.names(config)
     fill(own_tensors(published), own_tensors(model), names.to_published, what=f"zoo parts into {exchange.published.__name__}")
     published.generation_config = deepcopy(model.generation_config)

@@ -9,12 +9,12 @@ from torch import Tensor
 from transformers import (
     Idefics2Config,
     Idefics2ForConditionalGeneration,
+    Idefics2ImageProcessorPil,
     Idefics2Processor,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
     ProcessorMixin,
 )
-from transformers.models.idefics2.image_processing_pil_idefics2 import Idefics2ImageProcessorPil
 
 from vlmzoo.data.reader import unpack_arrangements
 from vlmzoo.exchange import architectures

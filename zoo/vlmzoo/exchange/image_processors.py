@@ -5,10 +5,7 @@ Those of the Pillow backend: what they make of an image is what the zoo makes of
 
 from typing import Any
 
-from transformers import BaseImageProcessor
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
-from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers import BaseImageProcessor, CLIPImageProcessorPil, LlavaImageProcessorPil, SiglipImageProcessorPil
 
 from vlmzoo_registry import AssemblyError, ImageTransform
 

@@ -7,16 +7,16 @@ from typing import Any
 
 from torch import Tensor
 from transformers import (
+    GotOcr2ImageProcessorPil,
     InternVLConfig,
     InternVLForConditionalGeneration,
     InternVLProcessor,
+    InternVLVideoProcessor,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
     ProcessorMixin,
 )
-from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
-from transformers.models.internvl.video_processing_internvl import InternVLVideoProcessor
 
 from vlmzoo.exchange import architectures
 from vlmzoo.exchange.exchange import Exchange, Pattern

@@ -8,11 +8,11 @@ from torch import Tensor
 from transformers import (
     LlavaNextConfig,
     LlavaNextForConditionalGeneration,
+    LlavaNextImageProcessorPil,
     LlavaNextProcessor,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
 )
-from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
 from vlmzoo.data.reader import pad_images, unpack_arrangements
 from vlmzoo.exchange import architectures

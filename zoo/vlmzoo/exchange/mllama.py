@@ -9,12 +9,12 @@ from torch import Tensor
 from transformers import (
     MllamaConfig,
     MllamaForConditionalGeneration,
+    MllamaImageProcessorPil,
     MllamaProcessor,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
     ProcessorMixin,
 )
-from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
 
 from vlmzoo.data.reader import unpack_arrangements
 from vlmzoo.exchange import architectures

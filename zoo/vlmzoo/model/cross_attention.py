@@ -54,7 +54,7 @@ class CrossAttentionVLM(VLM):
         super().__init__(config, vision, connector, language, layout)
         self._sight: Sight | RowSights | None = None
         layers = language.decoder_layers
-        self._no_split_modules = sorted({type(module).__name__ for module in (*layers, *self.blocks)})
+        self.keep_whole(sorted({type(module).__name__ for module in (*layers, *self.blocks)}))
         for index, (block, at) in enumerate(zip(self.blocks, self.layers.placement, strict=True)):
             if self.layers.place == "before":
                 layers[at].register_forward_pre_hook(_Before(self, index, block), with_kwargs=True)

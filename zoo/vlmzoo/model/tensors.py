@@ -1,8 +1,9 @@
 """Which tensors of a part a checkpoint keeps: one answer for writing, for loading, and for noticing that they changed."""
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
+
+from vlmzoo_registry.compat.peft import BaseTunerLayer
 
 
 def own_tensors(module: nn.Module) -> dict[str, Tensor]:

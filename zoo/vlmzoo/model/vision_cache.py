@@ -9,67 +9,12 @@ from dataclasses import dataclass
 from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import Cache
-from transformers.cache_utils import CacheLayerMixin
+
+from vlmzoo_registry.compat.transformers import FixedCacheLayer
 
 
-class VisionCacheLayer(CacheLayerMixin):
-    """Two tensors with the batch first that no text step changes."""
-
-    keys: Tensor
-    values: Tensor
-    is_sliding = False
-    is_croppable = True
-    is_compileable = False
-    supports_early_init = False
-
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
-        super().__init__()
-        self.keys, self.values = keys, values
-        self.dtype, self.device = keys.dtype, keys.device
-        self.is_initialized = True
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Not needed: the layer is made with its contents."""
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
-        """A decoder layer never writes here; reaching this means that cache layers were mixed up."""
-        raise RuntimeError("a decoder layer tried to write into the vision part of the cache")
-
-    def get_seq_length(self) -> int:
-        """No text positions are held here."""
-        return 0
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """No text positions are held here."""
-        return query_length, 0
-
-    def get_max_length(self) -> int:
-        """No maximum."""
-        return -1
-
-    def get_max_cache_shape(self) -> int:
-        """No maximum (the older name)."""
-        return -1
-
-    def crop(self, tokens_to_remove: int) -> None:
-        """Text tokens are removed, images stay."""
-
-    def reset(self) -> None:
-        """Forgetting the text forgets the images: an emptied cache is read as one without any."""
-        self.keys, self.values = self.keys[:0], self.values[:0]
-
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Follow the beams."""
-        self.batch_select_indices(beam_idx.to(self.keys.device))
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        """Follow the expansion of the batch."""
-        self.keys = self.keys.repeat_interleave(repeats, dim=0)
-        self.values = self.values.repeat_interleave(repeats, dim=0)
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Follow a selection of rows."""
-        self.keys, self.values = self.keys[indices], self.values[indices]
+class VisionCacheLayer(FixedCacheLayer):
+    """Hold two tensors of the images of each row; it stands for no position of the text."""
 
 
 @dataclass(frozen=True)

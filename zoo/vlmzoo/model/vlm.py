@@ -17,8 +17,7 @@ from typing import Any, cast
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers import Cache, DynamicCache
 
 from vlmzoo.adapters import Adapter
 from vlmzoo.data.reader import unpack_arrangements
@@ -40,7 +39,7 @@ from vlmzoo_registry import (
     VisionEncoder,
     VisionFeatures,
 )
-from vlmzoo_registry.compat.transformers import cache_argument, output_cache
+from vlmzoo_registry.compat.transformers import CausalLMOutput, GenerativeModel, cache_argument, cache_in
 
 PARTS = ("vision", "connector", "language")
 
@@ -77,7 +76,7 @@ def frozen_modules(part: nn.Module) -> list[nn.Module]:
 
 
 @dataclass
-class VLMOutput(CausalLMOutputWithPast):
+class VLMOutput(CausalLMOutput):
     """What a forward returns; `logits` is None where labels were given and no logits were asked for.
 
     `nll` and `z` are the sums over supervised tokens that `LossOutput` describes, without weights, smoothing or gradients. The
@@ -90,7 +89,7 @@ class VLMOutput(CausalLMOutputWithPast):
     z: Float[Tensor, ""] | None = None
 
 
-class VLM(PreTrainedModel, GenerationMixin):
+class VLM(GenerativeModel):
     """An assembled vision-language model; made by `vlmzoo.build` and `vlmzoo.load`, not by hand.
 
     Its three parts are `vision`, `connector` (a list: connectors chain) and `language`; nothing else holds parameters.
@@ -101,10 +100,6 @@ class VLM(PreTrainedModel, GenerationMixin):
     main_input_name = "input_ids"
     input_modalities = ["image", "text"]  # noqa: RUF012 - transformers' own kind of class attribute
     supports_gradient_checkpointing = True
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
 
     def __init__(
         self,
@@ -523,7 +518,7 @@ class VLM(PreTrainedModel, GenerationMixin):
             input_ids, *args, is_first_iteration=is_first_iteration, **kwargs
         )
         inputs.pop("tokenizer", None)  # with stop strings, `generate` hands it on to every step
-        prefix, cache = inputs.pop("prefix_mask", None), output_cache(inputs)
+        prefix, cache = inputs.pop("prefix_mask", None), cache_in(inputs)
         if prefix is not None and (cache is None or cache.get_seq_length() == 0):
             # Without a cache every step reads the prompt again, and what has been said since is no part of it.
             said = inputs["input_ids"].shape[1] - prefix.shape[1]
@@ -549,24 +544,23 @@ class VLM(PreTrainedModel, GenerationMixin):
                 module.eval()
         return self
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        """Recompute layers in the backward pass instead of keeping their activations; only torch's non-reentrant form."""
-        options = dict(gradient_checkpointing_kwargs or {})
-        if options.get("use_reentrant"):
+    def checkpointing_options(self, options: dict[str, Any] | None) -> dict[str, Any]:
+        """Recompute layers by torch's non-reentrant form only, in the contexts that they ran in.
+
+        Called for every way to turn activation checkpointing on. Raises `ValueError` for the reentrant form.
+        """
+        given = options or {}
+        if given.get("use_reentrant"):
             raise ValueError(
                 "`use_reentrant=True` would recompute a decoder layer without the images it attended to; leave it out"
             )
-        options.update(use_reentrant=False, context_fn=partial(type(self)._checkpoint_contexts, self))
-        super().gradient_checkpointing_enable(gradient_checkpointing_kwargs=options, **kwargs)
+        return {**given, "use_reentrant": False, "context_fn": partial(type(self)._checkpoint_contexts, self)}
 
     def _checkpoint_contexts(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
         """What a checkpointed layer runs in, the first time and when it is recomputed."""
         return nullcontext(), nullcontext()
 
     # ---- files ------------------------------------------------------------------------------------------------------
-
-    def _init_weights(self, module: nn.Module) -> None:
-        """Nothing: parts come initialised or loaded, and transformers must not fill them again."""
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
         """Write a checkpoint folder; see `vlmzoo.checkpoint.save`. Raises `CheckpointError` for options it does not know."""

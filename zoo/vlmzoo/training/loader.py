@@ -23,7 +23,6 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
-from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from vlmzoo.data import BatchStream, Collator, Draw, StreamState
 from vlmzoo.data.lengths import Lengths
@@ -39,6 +38,7 @@ from vlmzoo_registry import (
     ResourceError,
     VlmzooError,
 )
+from vlmzoo_registry.compat.torch import shut_down_workers
 
 Share = tuple[Draw, ...]
 """The draws of one micro-batch that one process reads."""
@@ -118,9 +118,7 @@ class StepLoader:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         with _unheard_children():
             ended = self._ended(error)
-            if isinstance(self._made, _MultiProcessingDataLoaderIter):
-                # Torch would do so when nobody holds the iterator any more, and the traceback of an error holds it.
-                self._made._shutdown_workers()
+            shut_down_workers(self._made)
             for worker in self._started:
                 worker.kill()  # those in which reading hangs
                 worker.join()

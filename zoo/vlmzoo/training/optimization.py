@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.optim.adamw import adamw
 
 from vlmzoo.shortened import shortened
 from vlmzoo.training.trainable import PartState
 from vlmzoo_registry import CheckpointError
+from vlmzoo_registry.compat.torch import adamw
 
 _BETAS = (0.9, 0.999)
 _EPSILON = 1e-8
