@@ -15,6 +15,7 @@ SHARED: dict[str, Any] = {
     # vocabulary: the bytes and three special tokens, as the byte tokenizer has them, and some more
     "vocab_size": ROWS,
     "vocab_size_per_layer_input": ROWS,
+    "unpadded_vocab_size": ROWS,
     "pad_token_id": 0,
     "bos_token_id": 1,
     "eos_token_id": 2,
@@ -148,6 +149,7 @@ BESIDES: dict[str, dict[str, Any]] = {
     "deepseek_v3": ALL_HEADS,
     "deepseek_v32": ALL_HEADS,
     "deepseek_v4": {"num_key_value_heads": 1},
+    "sarvam_mla": ALL_HEADS,
     "dots1": ALL_HEADS,
     "dots3_note_text": ALL_HEADS
     | {"shared_experts_intermediate_size": 16, "swa_num_attention_heads": HEADS, "swa_num_key_value_heads": HEADS}
@@ -256,6 +258,7 @@ WHY: dict[str, str] = {
     "in its table and refuses those of images",
     "cpmant": "reads ids and segments only",
     "deepseek_v4": "its first layers choose experts by id, which an image token does not have",
+    "dory": "several layers run more than once, each time with a part of the cache of its own",
     "hrm_text": _STREAMS,
     "hy_v4": _STREAMS,
     "qwen4_exp_text": _STREAMS,

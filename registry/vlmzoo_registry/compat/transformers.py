@@ -64,8 +64,8 @@ class FixedCacheLayer(CacheLayerMixin):
 
     `length` is the number of positions of text that the layer stands for: 0 for a layer that has nothing to do with the text.
 
-    The base class, in a module that `transformers` does not export, changed in each of 5.22, 5.23 and 5.24 (assisted decoding
-    asks for `is_croppable`; `dtype` is gone). Since 4.54. Stays.
+    The base class lies in a module that `transformers` does not export, since 4.54, and its methods change: 5.20 dropped
+    `get_max_cache_shape`, 5.24 asks for `is_croppable` in assisted decoding. Stays.
     """
 
     keys: Tensor
@@ -200,7 +200,7 @@ CHECKPOINTING_RENAMED = "activation_checkpointing_enable" in vars(PreTrainedMode
 """Whether activation checkpointing has its new name: since 5.24. Can go when that is the lower bound."""
 
 UNSAVED_FIELDS = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "quantization_config")
-"""Fields of a config that say where it was read from and in which type, and are no part of an architecture; since 4.0. Stays."""
+"""Fields of a config that say where it was read from and in which type, none of its architecture; since 4.0. Stays."""
 
 
 class _CheckpointingModel(PreTrainedModel):

@@ -1,5 +1,6 @@
 """A prefix that sees itself in both directions, against transformers' PaliGemma with the same weights."""
 
+import inspect
 from typing import Any
 
 import pytest
@@ -32,6 +33,8 @@ VISION = {
     "patch_size": 8,
 }
 WINDOWED = TEXT | {"sliding_window": 4}
+# Up to transformers 5.22 the class leaves Gemma 2's soft cap of the logits out.
+CAPPED = "softcapping" in inspect.getsource(PaliGemmaForConditionalGeneration.forward)
 FAMILIES = {
     "gemma": TEXT,
     "gemma2": WINDOWED,
@@ -81,6 +84,8 @@ def test_a_prefix_is_that_of_paligemma(family: str, attention: str) -> None:
         ).logits
         hidden = ours.decode(ours.embedding(ids), attention_mask=mask, position_ids=positions + 1, prefix_mask=prefix)
         found = ours.head(hidden)
+    if family == "gemma2" and not CAPPED:
+        expected = torch.tanh(expected / 30.0) * 30.0
     assert torch.equal(found[mask.bool()], expected[mask.bool()])
     assert ours.prefix == "required"
 
