@@ -2,10 +2,13 @@
 
 import os
 import sys
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
+
+from deprecations import Deprecations
 
 # Two cores are shared by the workers of the suite; threads of one model would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -45,3 +48,14 @@ def seeded() -> None:
     """Every test starts from the same draws, alone or in any order; tests that load no framework stay without one."""
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
+
+
+DEPRECATIONS = Deprecations()
+DEPRECATIONS.watch()
+
+
+@pytest.fixture(autouse=True)
+def nothing_deprecated() -> Iterator[None]:
+    """What a library calls deprecated in its log is an error, as its warnings are (`filterwarnings` in `pyproject.toml`)."""
+    yield
+    DEPRECATIONS.check()

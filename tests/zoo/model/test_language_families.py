@@ -10,7 +10,7 @@ from vlmzoo.config import load_model
 from vlmzoo.model.cross_attention import CrossAttentionVLM
 from vlmzoo.model.vision_cache import VisionCacheLayer
 from vlmzoo_registry import DataError
-from vlmzoo_registry.compat.transformers import enable_checkpointing
+from vlmzoo_registry.compat.transformers import cache_in, enable_checkpointing
 
 IMAGE = 290
 GROUPED = {
@@ -154,7 +154,7 @@ def test_cache_is_as_no_cache(family: str, batch: dict[str, torch.Tensor]) -> No
         cut = {name: tensor[:, :9] if name in ("input_ids", "attention_mask") else tensor for name, tensor in batch.items()}
         first = vlm(**cut, use_cache=True)
         rest = vlm(
-            input_ids=batch["input_ids"][:, 9:], attention_mask=batch["attention_mask"], past_key_values=first.past_key_values
+            input_ids=batch["input_ids"][:, 9:], attention_mask=batch["attention_mask"], past_key_values=cache_in(first)
         ).logits
         whole = vlm(**batch).logits
     assert torch.equal(cached, plain)
@@ -234,7 +234,7 @@ def test_vision_runs_once_per_generation_and_follows_the_batch(batch: dict[str, 
     assert len(made) == len(vlm.layers.blocks)
 
     with torch.inference_mode():
-        cache = vlm(**batch, use_cache=True).past_key_values
+        cache = cache_in(vlm(**batch, use_cache=True))
         kept = [layer.keys.clone() for layer in cache.layers if isinstance(layer, VisionCacheLayer)]
         cache.reorder_cache(torch.tensor([2, 0, 1]))
         moved = [layer.keys for layer in cache.layers if isinstance(layer, VisionCacheLayer)]
@@ -318,6 +318,6 @@ def test_a_deep_copy_is_a_model_of_its_own(batch: dict[str, torch.Tensor]) -> No
 def test_new_images_do_not_silently_replace_those_in_the_cache(batch: dict[str, torch.Tensor]) -> None:
     vlm = model("llama")
     with torch.inference_mode():
-        cache = vlm(**batch, use_cache=True).past_key_values
+        cache = cache_in(vlm(**batch, use_cache=True))
         with pytest.raises(DataError, match=r"images came with a cache that holds 2 images per row already: pass the whole"):
             vlm(input_ids=batch["input_ids"], pixel_values=batch["pixel_values"], past_key_values=cache)
