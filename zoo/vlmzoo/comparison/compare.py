@@ -26,6 +26,7 @@ from vlmzoo.comparison.result import CellFailure, CellResult, Comparison, aggreg
 from vlmzoo.config import load_grid
 from vlmzoo.durable import replace_json
 from vlmzoo.evaluation import evenly
+from vlmzoo.openmp import spin_bounds
 from vlmzoo.shortened import shortened
 from vlmzoo.training.run_folder import RECIPE, differences
 from vlmzoo_registry import ResourceError
@@ -130,7 +131,13 @@ def _run(place: Path, task: dict[str, Any], cell: Cell, lock: IO[str], progress:
     # The cell holds the lock too: where this process is killed and the system lets the cell live on, no other may start.
     with (place / "output.txt").open("w", encoding="utf-8") as out:
         child = subprocess.Popen(
-            command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, process_group=0, pass_fds=[lock.fileno()]
+            command,
+            stdout=out,
+            stderr=out,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **spin_bounds(os.environ)},  # also where `compare` is called from Python
+            process_group=0,
+            pass_fds=[lock.fileno()],
         )
         try:
             while child.poll() is None:
