@@ -1,4 +1,4 @@
-"""A small training loop on an idle machine and beside processes that keep its cores busy, with the spinning of OpenMP bounded and not.
+"""A small training loop on an idle machine and beside busy processes, with the spinning of OpenMP bounded and not.
 
 Runtimes read their variables when they are loaded, so each variant has processes of its own; they are measured in turns. Wall
 time: waiting is what it is about. Quote the ratios: the seconds belong to the machine that the result file describes.
@@ -130,7 +130,8 @@ def trainer(variables: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
             text=True,
         )
         try:
-            assert process.stdout is not None and process.stdout.readline() == "ready\n", "the training process has failed"
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n", "the training process has failed"
             yield process
         finally:
             process.kill()
@@ -151,7 +152,8 @@ def load(processes: int) -> Iterator[None]:
 
 def block(process: subprocess.Popen[str]) -> float:
     """The mean seconds per step of a block; the others wait for their line meanwhile."""
-    assert process.stdin is not None and process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout is not None
     process.stdin.write("block\n")
     process.stdin.flush()
     return float(process.stdout.readline())
@@ -195,8 +197,8 @@ def machine(pairs: int, blocks: dict[str, int]) -> str:
     turns = " and ".join(f"{count} ({where})" for where, count in blocks.items())
     return (
         f"{names[0] if names else platform.processor()}, {THREADS} threads of {os.cpu_count()} cores, {LOAD} busy processes "
-        f"beside, torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}; medians "
-        f"over {pairs} processes of each variant and {turns} blocks of {STEPS} steps (at most {SECONDS:g} s) in each."
+        f"beside, torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}; "
+        f"medians over {pairs} processes of each variant and {turns} blocks of {STEPS} steps (at most {SECONDS:g} s) in each."
     )
 
 

@@ -1,4 +1,4 @@
-"""Two processes of which one is asked to end: both save the same step, and together they go on to the same weights."""
+"""Two processes save the same steps, one of them asked to end or the clock of the first: the weights are the same."""
 
 import json
 import subprocess
@@ -42,6 +42,19 @@ for _ in range(2):
     except Stopped as stopped:
         notes += [[int(stopped.args[0]), *stopped.__notes__]]
 train(recipe, output=root + "/stopped")
+
+by_clock = {**recipe, "stages": [{**stage, "save_every": 10**6, "save_minutes": 1e-9} for stage in recipe["stages"]]}
+saved, saves = fitting.StepProgress.saved, []
+
+def noted(self):
+    saves.append([self._name, self._done])
+    saved(self)
+
+fitting.StepProgress.saved = noted
+if int(os.environ["RANK"]) == 1:
+    fitting.SaveSchedule.due = lambda self, done: True  # its clock is not asked
+train(by_clock, output=root + "/by_clock")
+notes.append(saves)
 open(f"{root}/notes.{os.environ['RANK']}", "w").write(json.dumps(notes))
 """
 
@@ -62,9 +75,17 @@ def test_a_signal_to_one_process_stops_both_and_nothing_is_lost(tmp_path: Path) 
         timeout=500,
     )
     assert done.returncode == 0, done.stderr[-5000:]
-    for rank in (0, 1):
-        assert json.loads((tmp_path / f"notes.{rank}").read_text()) == [
+    notes = [json.loads((tmp_path / f"notes.{rank}").read_text()) for rank in (0, 1)]
+    by_clock = [said.pop() for said in notes]
+    assert by_clock[0] == by_clock[1]
+    assert ["align", 1] in by_clock[0]
+    assert ["align", 2] not in by_clock[0], "no sooner than ten times as long as the first has taken"
+    for said in notes:
+        assert said == [
             [15, "stage `align` is saved after step 3 of 5: the same command goes on from there"],
             [15, "stage `instruct` is saved after step 1 of 5: the same command goes on from there"],
         ]
-    assert_same(outcome(tmp_path / "stopped"), outcome(tmp_path / "straight"))
+    straight, timed = outcome(tmp_path / "straight"), outcome(tmp_path / "by_clock")
+    assert_same(outcome(tmp_path / "stopped"), straight)
+    tensors = [name for name in straight if name.endswith(".safetensors")]
+    assert all(straight[name] == timed[name] for name in tensors)
