@@ -110,7 +110,7 @@ def train(
         # A style that the tokenizer cannot write is refused before anything trains.
         collate = make_collator(model, stage, seed=plan.seed)
         if stage.on_bad_row == "skip":
-            data[stage.name] = stage_samples(stage, collate)
+            data[stage.name] = stage_samples(stage, collate, console if accelerator.is_main_process else None)
         for note in data[stage.name].said():
             _say(console if accelerator.is_main_process else None, f"Stage `{stage.name}`: {note}")
     for number, stage in enumerate(plan.stages[finished:]):
