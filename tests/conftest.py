@@ -1,4 +1,4 @@
-"""Shape annotations are executed in every test: this must stand before anything of vlmzoo is imported."""
+"""Shape annotations are executed in every test: this must stand before anything of vlmzoo is imported that has any."""
 
 import os
 import sys
@@ -9,9 +9,11 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 
 from deprecations import Deprecations
+from vlmzoo.openmp import spin_bounds
 
 # Two cores are shared by the workers of the suite; threads of one model would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.update(spin_bounds(os.environ))
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 

@@ -27,6 +27,7 @@ def recipe(rows: Path, model: dict[str, Any] | None = None, **stage: Any) -> dic
         "micro_batch": 2,
         "steps": 5,
         "save_every": 2,
+        "save_minutes": None,
         "log_every": 1,
         **stage,
     }

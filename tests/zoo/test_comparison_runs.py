@@ -264,7 +264,18 @@ def test_a_changed_grid_is_refused_with_what_changed(whole):
     # Fewer seeds change no cell; what is there is read.
     fewer = vlmzoo.compare(grid, output=out, overrides=["seeds=[1]"])
     assert [cell.seed for cell in fewer.cells] == [1, 1]
+    # Nor does when they are saved, or that an earlier version trained one: they are neither trained nor asked again.
+    results = {path: path.stat().st_mtime_ns for path in out.glob("cells/*/result.json")}
+    vlmzoo.compare(grid, output=out, overrides=["overrides=[stages.0.save_every=9]"])
+    first = next(iter(results))
+    for path in (first, first.parent / TASK):
+        told = read(path)
+        for stage in told.get("task", told)["recipe"]["stages"]:
+            del stage["save_minutes"]
+        path.write_text(json.dumps(told))
+    results[first] = first.stat().st_mtime_ns
     vlmzoo.compare(grid, output=out)
+    assert {path: path.stat().st_mtime_ns for path in results} == results
     assert (out / COMPARISON).read_bytes() == kept
 
 

@@ -1,4 +1,4 @@
-"""Two processes of which one is asked to end: both save the same step, and together they go on to the same weights."""
+"""Two processes save the same steps, one of them asked to end or the clock of the first: the weights are the same."""
 
 import json
 import subprocess
@@ -42,6 +42,18 @@ for _ in range(2):
     except Stopped as stopped:
         notes += [[int(stopped.args[0]), *stopped.__notes__]]
 train(recipe, output=root + "/stopped")
+
+saved, saves = fitting.StepProgress.saved, []
+
+def noted(self):
+    saves.append([self._name, self._done])
+    saved(self)
+
+fitting.StepProgress.saved = noted
+due_after = (2, 3)[int(os.environ["RANK"])]  # by the clocks of the two, of which the second is not asked
+fitting.SaveSchedule.due = lambda self, done: done == due_after
+train(recipe, output=root + "/by_clock")
+notes.append(saves)
 open(f"{root}/notes.{os.environ['RANK']}", "w").write(json.dumps(notes))
 """
 
@@ -62,9 +74,15 @@ def test_a_signal_to_one_process_stops_both_and_nothing_is_lost(tmp_path: Path) 
         timeout=500,
     )
     assert done.returncode == 0, done.stderr[-5000:]
-    for rank in (0, 1):
-        assert json.loads((tmp_path / f"notes.{rank}").read_text()) == [
+    notes = [json.loads((tmp_path / f"notes.{rank}").read_text()) for rank in (0, 1)]
+    saved = [["align", 2], ["align", 5], ["instruct", 2], ["instruct", 5]]
+    assert [said.pop() for said in notes] == [saved, saved]
+    for said in notes:
+        assert said == [
             [15, "stage `align` is saved after step 3 of 5: the same command goes on from there"],
             [15, "stage `instruct` is saved after step 1 of 5: the same command goes on from there"],
         ]
-    assert_same(outcome(tmp_path / "stopped"), outcome(tmp_path / "straight"))
+    straight, timed = outcome(tmp_path / "straight"), outcome(tmp_path / "by_clock")
+    assert_same(outcome(tmp_path / "stopped"), straight)
+    tensors = [name for name in straight if name.endswith(".safetensors")]
+    assert all(straight[name] == timed[name] for name in tensors)

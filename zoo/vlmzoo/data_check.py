@@ -85,7 +85,7 @@ def _checked(choice: DataChoice, stage: StageConfig, collate: Collator, progress
     except DataError as error:  # the rows are looked at as they are, so that all that is wrong is said at once
         refused = refusal(error, name)
     looks = []
-    task = progress.add_task(f"{stage.name}: {name}", total=len(source.rows))
+    task = progress.add_task(f"{stage.name}: checking {name}", total=len(source.rows))
     for index in range(len(source.rows)):
         looks.append(look_at(source.rows, index, collate, stage.batching))
         progress.advance(task)

@@ -1,15 +1,17 @@
 """A bar that is shown while samples are looked at, and is gone afterwards."""
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from vlmzoo.line_progress import LineProgress
 
 
-def passing_bar(console: Console | None, unit: str = "") -> Progress:
-    """To be used in a `with`; `unit` stands behind the counts. Nothing is shown without a console, or in a pipe.
+def passing_bar(console: Console | None, unit: str = "") -> LineProgress:
+    """To be used in a `with`; `unit` stands behind the counts. Nothing is shown without a console.
 
-    A pipe keeps what is printed, so that a bar that is gone would leave empty lines there.
+    In a pipe it prints lines while it takes long, and nothing of what is done before the first.
     """
-    return Progress(
+    return LineProgress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
@@ -18,6 +20,5 @@ def passing_bar(console: Console | None, unit: str = "") -> Progress:
         TextColumn("left"),
         TimeRemainingColumn(),
         console=console,
-        disable=console is None or not console.is_terminal,
         transient=True,
     )

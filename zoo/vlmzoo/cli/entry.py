@@ -14,6 +14,7 @@ import typer
 from vlmzoo.cli.commands import COMMANDS
 from vlmzoo.cli.failure import report_failure
 from vlmzoo.cli.lazy import lazy_group
+from vlmzoo.openmp import spin_bounds
 
 DEBUG = "VLMZOO_DEBUG"
 
@@ -61,6 +62,7 @@ def main() -> None:
     """Run the command line; ends the process with 0 or the exit code of what went wrong."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
+    os.environ.update(spin_bounds(os.environ))  # before a command imports torch, and for the processes that it starts
     try:
         app()
     except Interrupted as stop:

@@ -23,7 +23,7 @@ def train(
 
     A run that was stopped, however it was, goes on with the same command, and ends with the weights of one that never
     stopped. Ctrl-C (or SIGTERM) finishes the step that is under way and saves it; a second one stops at once, and at most the
-    steps since the last save (`save_every`) are made again.
+    steps since the last save (`save_every`, `save_minutes`) are made again.
     """
     from vlmzoo.cli.quiet import quiet_frameworks
     from vlmzoo.training.train import train as run

@@ -26,8 +26,9 @@ from vlmzoo.comparison.result import CellFailure, CellResult, Comparison, aggreg
 from vlmzoo.config import load_grid
 from vlmzoo.durable import replace_json
 from vlmzoo.evaluation import evenly
+from vlmzoo.openmp import spin_bounds
 from vlmzoo.shortened import shortened
-from vlmzoo.training.run_folder import RECIPE, differences
+from vlmzoo.training.run_folder import RECIPE, differences, trained_otherwise
 from vlmzoo_registry import ResourceError
 
 COMPARISON, REPORT = "comparison.json", "report.html"
@@ -130,7 +131,13 @@ def _run(place: Path, task: dict[str, Any], cell: Cell, lock: IO[str], progress:
     # The cell holds the lock too: where this process is killed and the system lets the cell live on, no other may start.
     with (place / "output.txt").open("w", encoding="utf-8") as out:
         child = subprocess.Popen(
-            command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, process_group=0, pass_fds=[lock.fileno()]
+            command,
+            stdout=out,
+            stderr=out,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **spin_bounds(os.environ)},  # also where `compare` is called from Python
+            process_group=0,
+            pass_fds=[lock.fileno()],
         )
         try:
             while child.poll() is None:
@@ -178,9 +185,10 @@ def _refuse_changed(folder: Path, cells: Sequence[Cell]) -> None:
         if not begun.exists() or not (place / RUN / RECIPE).exists():
             continue
         before = json.loads(begun.read_text(encoding="utf-8"))
-        wanted = {"recipe": cell.recipe.dump(), "seconds": cell.seconds}
-        there = {key: before[key] for key in wanted}
-        changed = list(differences(there, wanted))
+        changed = [
+            *trained_otherwise(before["recipe"], cell.recipe.dump(), "recipe"),
+            *differences(before["seconds"], cell.seconds, "seconds"),
+        ]
         if changed:
             reasons.append(f"{cell.name}: {'; '.join(shortened(changed, 5))}")
     if reasons:
@@ -196,7 +204,8 @@ def _finished(place: Path, task: dict[str, Any]) -> dict[str, Any] | None:
     if not (place / RESULT).exists():
         return None
     told: dict[str, Any] = json.loads((place / RESULT).read_text(encoding="utf-8"))
-    return told if told["task"] == task else None
+    asked = ({key: value for key, value in each.items() if key != "recipe"} for each in (told["task"], task))
+    return None if trained_otherwise(told["task"]["recipe"], task["recipe"]) or next(asked) != next(asked) else told
 
 
 def _folder(folder: Path, cell: Cell) -> Path:

@@ -1,4 +1,4 @@
-"""What a person sees while a comparison goes on: a line for each cell that is done, and a bar for the one at work."""
+"""What a person sees while a comparison goes on: a line for each cell that is done, a bar (or lines) for the one at work."""
 
 import json
 from collections.abc import Mapping
@@ -7,9 +7,10 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from vlmzoo.line_progress import LineProgress
 from vlmzoo.training.history import LOG
 
 
@@ -18,10 +19,10 @@ class GridProgress:
 
     def __init__(self, console: Console | None, cells: int) -> None:
         self._console, self._cells, self._number = console, cells, 0
-        self._bar: Progress | None = None
+        self._bar: LineProgress | None = None
         if console is not None:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[now]}"))
-            self._bar = Progress(*columns, TimeElapsedColumn(), console=console, transient=True)
+            self._bar = LineProgress(*columns, TimeElapsedColumn(), console=console, transient=True)
             self._task = self._bar.add_task("cells", total=cells, now="")
 
     def __enter__(self) -> "GridProgress":

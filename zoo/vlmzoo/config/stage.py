@@ -186,6 +186,11 @@ class StageConfig(Section):
     save_every: Positive = Field(
         default=100, description="Optimizer steps between two points from which a killed run can go on."
     )
+    save_minutes: Annotated[float, Field(gt=0)] | None = Field(
+        default=5.0,
+        description="A point is also saved after the first step that ends so many minutes after the last one, and not before "
+        "ten times as long as that took to save; `null`: only every `save_every` steps.",
+    )
 
     @classmethod
     def conflicts(cls, values: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -32,6 +32,7 @@ from vlmzoo.training.processes import agreed, exchanged_here, share_here
 from vlmzoo.training.progress import StepProgress, component_names, parts_rows, parts_table
 from vlmzoo.training.run_folder import CHECKPOINT, RESUME, recipe_digest
 from vlmzoo.training.samples import Samples, make_collator
+from vlmzoo.training.save_schedule import SaveSchedule
 from vlmzoo.training.state import Point, Progress, save_point
 from vlmzoo.training.trainable import set_trainable
 from vlmzoo.training.update import GlobalBatch, sources
@@ -180,6 +181,7 @@ def fit(
         RunLog(folder, header, step=done.step, writes=main) as log,
         loader,
     ):
+        points = SaveSchedule(stage.save_every, stage.save_minutes)
         for step in range(done.step, steps):
             began = time.perf_counter()
             rates = set_rates(prepared, states, step, steps, stage.warmup, stage.schedule)
@@ -227,12 +229,13 @@ def fit(
                         "peak_memory": peak_memory(),
                     },
                 )
-            stop = agreed(accelerator, interruption.number)
-            if step + 1 < steps and (stop or (step + 1) % stage.save_every == 0):
-                audit.finish()  # files of parts that did not move are linked: they must not have
-                if main:
-                    point = Point(done, optimizer_tensors(optimizer, states), fingerprint, audit.state(), order)
-                    save_point(model, folder / RESUME, point, extra=extra, unchanged=unchanged())
+            stop, due = agreed(accelerator, interruption.number, int(main and points.due(step + 1)))
+            if step + 1 < steps and (stop or due):
+                with points.saving():
+                    audit.finish()  # files of parts that did not move are linked: they must not have
+                    if main:
+                        point = Point(done, optimizer_tensors(optimizer, states), fingerprint, audit.state(), order)
+                        save_point(model, folder / RESUME, point, extra=extra, unchanged=unchanged())
                 whole = folder / RESUME
                 progress.saved()
                 if stop:

@@ -55,8 +55,9 @@ def exchanged_here(accelerator: Accelerator, mine: Brought) -> list[Brought]:
     return [brought for where, brought in gather_object([(machine, mine)]) if where == machine]
 
 
-def agreed(accelerator: Accelerator, number: int) -> int:
-    """The largest of the numbers that the processes bring: what one of them noticed, all of them act upon."""
+def agreed(accelerator: Accelerator, *numbers: int) -> tuple[int, ...]:
+    """For each of these numbers the largest that any process brings: what one of them noticed, all of them act upon."""
     if accelerator.num_processes == 1:
-        return number
-    return int(accelerator.gather(torch.tensor([number], device=accelerator.device)).max())
+        return numbers
+    brought = accelerator.gather(torch.tensor([numbers], device=accelerator.device))  # [processes, numbers]
+    return tuple(int(number) for number in brought.amax(dim=0))

@@ -1,14 +1,15 @@
-"""What a person sees of a run: the table of what trains, and a bar while it goes on."""
+"""What a person sees of a run: the table of what trains, and a bar (in a pipe: lines) while it goes on."""
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from vlmzoo.config import Recipe
+from vlmzoo.line_progress import LineProgress
 from vlmzoo.training.trainable import PartState
 
 _SMOOTHING = 0.1  # the share of the newest loss and pace in what the bar shows
@@ -26,7 +27,7 @@ class StepProgress:
         self._seconds: float | None = None
         self._progress = None
         if console is not None:
-            self._progress = Progress(
+            self._progress = LineProgress(
                 TextColumn("{task.description}"),
                 BarColumn(),
                 MofNCompleteColumn(),
@@ -37,7 +38,7 @@ class StepProgress:
                 TimeRemainingColumn(),
                 console=console,
             )
-            self._task = self._progress.add_task(name, total=steps, completed=done, loss="-", pace="")
+            self._task = self._progress.add_task(f"{name}: step", total=steps, completed=done, loss="-", pace="")
 
     def __enter__(self) -> "StepProgress":
         if self._progress is not None:

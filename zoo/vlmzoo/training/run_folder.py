@@ -17,14 +17,39 @@ CHECKPOINT, RESUME = "checkpoint", "resume"
 _ABSENT = object()
 
 
+FREE = frozenset({"workers", "log_every", "save_every", "save_minutes"})
+"""What of a stage decides nothing that is learnt: how many processes read, when it is logged and saved. A run may go on with
+others."""
+
+_FREE_EARLIER = frozenset({"workers", "save_minutes"})
+"""The same in versions that saved by steps only: their digests are of `log_every` and `save_every` too."""
+
+
 def recipe_digest(recipe: Recipe) -> str:
-    """The SHA-256 of a whole recipe but for its `workers`, which its checkpoints record."""
-    return hashlib.sha256(json.dumps(_learnt(recipe.model_dump(mode="json")), sort_keys=True).encode()).hexdigest()
+    """The SHA-256 of a whole recipe but for what may change while it is trained (`FREE`), which its checkpoints record."""
+    return _digest(recipe, FREE)
 
 
-def _learnt(recipe: dict[str, Any]) -> dict[str, Any]:
-    """What of a recipe decides about what is learnt: not how many processes read, so a run may go on with fewer of them."""
-    stages = [{key: value for key, value in stage.items() if key != "workers"} for stage in recipe["stages"]]
+def earlier_digest(recipe: Recipe) -> str:
+    """The digest that versions which saved by steps only record of this recipe."""
+    return _digest(recipe, _FREE_EARLIER)
+
+
+def trained_otherwise(there: dict[str, Any], wanted: dict[str, Any], field: str = "") -> list[str]:
+    """Where two recipes, as plain data that stands in `field`, differ in what is learnt, as `field: there, here`.
+
+    One that a version kept which saved by steps only must also agree in `log_every` and `save_every`, as must its digest.
+    """
+    free = FREE if all("save_minutes" in stage for stage in there["stages"]) else _FREE_EARLIER
+    return list(differences(_without(there, free), _without(wanted, free), field))
+
+
+def _digest(recipe: Recipe, free: frozenset[str]) -> str:
+    return hashlib.sha256(json.dumps(_without(recipe.dump(), free), sort_keys=True).encode()).hexdigest()
+
+
+def _without(recipe: dict[str, Any], free: frozenset[str]) -> dict[str, Any]:
+    stages = [{key: value for key, value in stage.items() if key not in free} for stage in recipe["stages"]]
     return {**recipe, "stages": stages}
 
 
@@ -35,10 +60,10 @@ def claim(output: Path, recipe: Recipe, *, writes: bool) -> None:
     """
     kept, wanted = output / RECIPE, recipe.dump()
     there = _read(kept)
-    if there is None or _learnt(there) != _learnt(wanted):
+    differing = ["its recipe is not known"] if there is None else trained_otherwise(there, wanted)
+    if differing:
         trained = sorted({path.parent.name for name in (CHECKPOINT, RESUME) for path in output.glob(f"*/{name}")})
         if trained:
-            differing = ["its recipe is not known"] if there is None else list(differences(_learnt(there), _learnt(wanted)))
             raise ResourceError(
                 f"`{output}` holds what another recipe has trained ({', '.join(trained)}): choose another `--output`, go back "
                 "to that recipe, or remove the folder",

@@ -8,12 +8,15 @@ from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
+from rich.console import Console
+
 from vlmzoo.assemble import make_template
 from vlmzoo.config import StageConfig
 from vlmzoo.data import Collator
 from vlmzoo.data.reader import SampleImages
 from vlmzoo.model.vlm import VLM
 from vlmzoo.objectives import stage_objective, standing
+from vlmzoo.passing_bar import passing_bar
 from vlmzoo.training.row_length import positions, row_length
 from vlmzoo.training.sources import leave_out_bad_rows, open_source
 from vlmzoo_registry import DataError, Dataset, Fault, Objective, Sample
@@ -72,11 +75,12 @@ class Samples:
         return hashlib.sha256(json.dumps([count, said]).encode()).hexdigest()
 
 
-def stage_samples(stage: StageConfig, collate: Collator | None = None) -> Samples:
+def stage_samples(stage: StageConfig, collate: Collator | None = None, console: Console | None = None) -> Samples:
     """The samples of a stage. Raises `DataError` where its data cannot be used.
 
     Where the stage leaves bad rows out, those that cannot be read are; with a `collate` also those whose images cannot be
-    opened and those that cannot be made tokens of: only so are they what the stage learns from.
+    opened and those that cannot be made tokens of: only so are they what the stage learns from. How far that is, is shown on
+    `console`; default: nowhere.
     """
     sources, bad = [], []
     for choice in stage.data:
@@ -87,7 +91,8 @@ def stage_samples(stage: StageConfig, collate: Collator | None = None) -> Sample
         faults = [fault for source in bad for fault in source.faults]
         raise RefusedRowsError(f"stage {faults_of_rows(stage.name, faults)}", faults)
     if stage.on_bad_row == "skip":
-        sources = list(leave_out_bad_rows(sources, stage, collate))
+        with passing_bar(console) as bar:
+            sources = list(leave_out_bad_rows(sources, stage, collate, bar))
     return Samples(
         [source.rows for source in sources],
         stage.loss_weights,

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from rich.progress import Progress
+
 from vlmzoo.config import BatchingConfig, DataChoice, StageConfig
 from vlmzoo.data import Collator
 from vlmzoo.data.piece_limit import beyond_a_piece, views_of
@@ -113,8 +115,12 @@ def notes_of_length(looks: Sequence[Look]) -> tuple[str, ...]:
     return (f"max_length: cut {cut} of {len(looks)} rows, refused {refused}",) if cut or refused else ()
 
 
-def leave_out_bad_rows(sources: Sequence[Source], stage: StageConfig, collate: Collator | None) -> Iterator[Source]:
+def leave_out_bad_rows(
+    sources: Sequence[Source], stage: StageConfig, collate: Collator | None, bar: Progress
+) -> Iterator[Source]:
     """The sources without rows that cannot be used; with a `collate`, each row is looked at as in training.
+
+    `bar` shows how far that is.
 
     Raises `DataError` where more rows are bad than the stage's `max_bad_rows` allows, as soon as that is clear.
     """
@@ -124,9 +130,11 @@ def leave_out_bad_rows(sources: Sequence[Source], stage: StageConfig, collate: C
     bad = sum(source.bad_rows for source in sources)
     for source in sources:
         faults, kept, looks = list(source.faults), [], []
+        task = bar.add_task(f"{stage.name}: checking {source.name}", total=len(source.rows))
         for index in range(len(source.rows)):
             look = Look(()) if collate is None else look_at(source.rows, index, collate, stage.batching)
             looks.append(look)
+            bar.advance(task)
             found += look.faults
             faults += look.faults
             if look.faults:

@@ -20,7 +20,7 @@ from vlmzoo.training.fit import NotFiniteError, Origin, StageResult, fit
 from vlmzoo.training.history import read_log
 from vlmzoo.training.plot import PLOT, write_loss_plot
 from vlmzoo.training.processes import join_processes
-from vlmzoo.training.run_folder import CHECKPOINT, RESUME, claim, recipe_digest
+from vlmzoo.training.run_folder import CHECKPOINT, RESUME, claim, earlier_digest, recipe_digest
 from vlmzoo.training.samples import make_collator, stage_samples
 from vlmzoo.training.state import read_point
 from vlmzoo_registry import Catalogue, CheckpointError, ResourceError
@@ -110,7 +110,7 @@ def train(
         # A style that the tokenizer cannot write is refused before anything trains.
         collate = make_collator(model, stage, seed=plan.seed)
         if stage.on_bad_row == "skip":
-            data[stage.name] = stage_samples(stage, collate)
+            data[stage.name] = stage_samples(stage, collate, console if accelerator.is_main_process else None)
         for note in data[stage.name].said():
             _say(console if accelerator.is_main_process else None, f"Stage `{stage.name}`: {note}")
     for number, stage in enumerate(plan.stages[finished:]):
@@ -155,9 +155,15 @@ def _check_origin(resume: Path, plan: Recipe, stage: StageConfig, parent: str | 
     """Refuse a point of another run that lies where this one's should: the folder was put together by hand."""
     wanted = {"stage": stage.name, "recipe_sha256": recipe_digest(plan), "parent": parent}
     extra = read_manifest(resume).extra
+    if extra.get("recipe_sha256") == earlier_digest(plan):
+        del wanted["recipe_sha256"]
     reasons = [f"`{key}`: {extra.get(key)} there, {value} here" for key, value in wanted.items() if extra.get(key) != value]
     if reasons:
-        raise CheckpointError("it was saved by another run", reasons)
+        raise CheckpointError(
+            "it was saved by another run, or by an earlier version with another `save_every` or `log_every`, which it cannot "
+            "go on without",
+            reasons,
+        )
 
 
 def _finished(folder: Path, *, writes: bool) -> StageResult:
