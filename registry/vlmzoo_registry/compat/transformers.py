@@ -197,7 +197,7 @@ def modeling_classes(config: PreTrainedConfig) -> Sequence[type[PreTrainedModel]
 
 
 CHECKPOINTING_RENAMED = "activation_checkpointing_enable" in vars(PreTrainedModel)
-"""Whether activation checkpointing has its new name: since 5.24. Can go when that is the lower bound."""
+"""Whether activation checkpointing has its new name: since 5.23. Can go when that is the lower bound."""
 
 UNSAVED_FIELDS = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "quantization_config")
 """Fields of a config that say where it was read from and in which type, none of its architecture; since 4.0. Stays."""
@@ -211,7 +211,7 @@ class _CheckpointingModel(PreTrainedModel):
         return options or {}
 
 
-# Whatever turns activation checkpointing on (a user, the Trainer, peft) must come through `checkpointing_options`. Since 5.24
+# Whatever turns activation checkpointing on (a user, the Trainer, peft) must come through `checkpointing_options`. Since 5.23
 # `gradient_checkpointing_enable` is an alias that goes in 6.0: overriding that one alone would then be bypassed in silence.
 if CHECKPOINTING_RENAMED:
 
@@ -260,7 +260,7 @@ class GenerativeModel(_OneDoor, GenerationMixin):
 def enable_checkpointing(model: PreTrainedModel, options: dict[str, Any] | None = None) -> None:
     """Recompute the layers of a model in the backward pass; `options` are those of `torch.utils.checkpoint.checkpoint`.
 
-    `activation_checkpointing_enable` since 5.24; the older name warns from then on, ends in 6.0, and can go with 5.23.
+    `activation_checkpointing_enable` since 5.23; the older name warns from then on, ends in 6.0, and can go with 5.22.
     """
     if CHECKPOINTING_RENAMED:
         model.activation_checkpointing_enable(options)

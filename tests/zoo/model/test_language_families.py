@@ -1,9 +1,11 @@
 """Cross-attention in eight language families, none of which the code knows by name."""
 
+import re
 from typing import Any
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from vlmzoo.assemble import assemble, finish
 from vlmzoo.config import load_model
@@ -321,3 +323,21 @@ def test_new_images_do_not_silently_replace_those_in_the_cache(batch: dict[str, 
         cache = cache_in(vlm(**batch, use_cache=True))
         with pytest.raises(DataError, match=r"images came with a cache that holds 2 images per row already: pass the whole"):
             vlm(input_ids=batch["input_ids"], pixel_values=batch["pixel_values"], past_key_values=cache)
+
+
+CHECKPOINTING = [name for name in dir(PreTrainedModel) if re.fullmatch("(gradient|activation)_checkpointing_enable", name)]
+"""Every name under which this version of transformers turns activation checkpointing on."""
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
+@pytest.mark.parametrize("name", CHECKPOINTING)
+def test_reentrant_checkpointing_is_refused_by_every_name(name: str) -> None:
+    vlm = model("llama")
+    with pytest.raises(ValueError, match="`use_reentrant=True` would recompute a decoder layer without the images"):
+        getattr(vlm, name)({"use_reentrant": True})
+    getattr(vlm, name)()
+    checkpointed = [module for module in vlm.modules() if getattr(module, "gradient_checkpointing", False)]
+    assert checkpointed
+    for module in checkpointed:
+        assert module._gradient_checkpointing_func.keywords["use_reentrant"] is False
+        assert "context_fn" in module._gradient_checkpointing_func.keywords

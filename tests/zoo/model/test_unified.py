@@ -1,13 +1,10 @@
 """The unified model: slots and features per row, batches as rows, and what it refuses."""
 
-import re
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import PreTrainedModel
 
 import vlmzoo
 from vlmzoo.model.unified import UnifiedVLM
@@ -156,20 +153,3 @@ def test_a_frozen_encoder_runs_without_a_graph_and_stays_in_evaluation_mode(mode
 
 def test_transformers_finds_the_embeddings(model: UnifiedVLM) -> None:
     assert model.get_input_embeddings() is model.language.embedding
-
-
-CHECKPOINTING = [name for name in dir(PreTrainedModel) if re.fullmatch("(gradient|activation)_checkpointing_enable", name)]
-"""Every name under which this version of transformers turns activation checkpointing on."""
-
-
-@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
-@pytest.mark.parametrize("name", CHECKPOINTING)
-def test_reentrant_checkpointing_is_refused_by_every_name(name: str, model: UnifiedVLM) -> None:
-    with pytest.raises(ValueError, match="`use_reentrant=True` would recompute a decoder layer without the images"):
-        getattr(model, name)({"use_reentrant": True})
-    getattr(model, name)()
-    checkpointed = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
-    assert checkpointed
-    for module in checkpointed:
-        assert module._gradient_checkpointing_func.keywords["use_reentrant"] is False
-        assert "context_fn" in module._gradient_checkpointing_func.keywords
