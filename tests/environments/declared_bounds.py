@@ -1,7 +1,7 @@
 """The requirements of `pyproject.toml` at their lower bounds, or with their upper bounds lifted.
 
 `python tests/environments/declared_bounds.py oldest` prints what `make test-oldest` installs, `newest` what `make test-newest`
-does: the runtime dependencies and the extras `arrow` and `quickstart`, and the tools of the extra `test`. There is no other list.
+does: the runtime dependencies, the extras `arrow` and `quickstart`, and the tools of the extra `test`. There is no other list.
 """
 
 import argparse

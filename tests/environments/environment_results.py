@@ -1,6 +1,6 @@
 """The results of the tier in each environment: `benchmarks/results/environments.json`, and the page made from it.
 
-The page is `docs/reference/environments.md`; `run_tier.py` writes both, and each environment has one row, that of its latest run.
+The page is `docs/reference/environments.md`; `run_tier.py` writes both. An environment has one row, that of its latest run.
 """
 
 import json
@@ -75,7 +75,7 @@ def write(environment: str, result: Result) -> None:
 
 def page(results: Mapping[str, Result]) -> str:
     """The page as Markdown."""
-    columns = ["environment", "date", "Python", *SHOWN, "passed", "skipped", "failed", "minutes"]
+    columns = ["environment", "date", "Python", *SHOWN, "passed", "skipped", "failed", "CPU minutes"]
     rows = [
         [
             f"[{name}](#{name})",
@@ -83,16 +83,16 @@ def page(results: Mapping[str, Result]) -> str:
             result["python"],
             *(result["versions"].get(library, "-") for library in SHOWN),
             *(str(result[outcome]) for outcome in ("passed", "skipped", "failed")),
-            f"{result['minutes']:.1f}",
+            f"{result['cpu_minutes']:.1f}",
         ]
         for name, result in in_order(results)
     ]
     text = (
         "# Tested versions\n\n"
-        "The tests that touch the libraries (parts, published classes, exchange, generation, LoRA, the command line), with three "
-        "sets of versions. `make test` runs the whole suite with those of `constraints.txt`.\n\n"
-        "Each row is the latest run; `make test-locked`, `make test-oldest` and `make test-newest` write it. `vlmzoo doctor` names "
-        "installed libraries that are outside of the tested ranges.\n\n"
+        "The tests that touch the libraries (parts, published classes, exchange, generation, LoRA, the command line), with "
+        "three sets of\nversions. `make test` runs the whole suite with those of `constraints.txt`.\n\n"
+        "Each row is the latest run; `make test-locked`, `make test-oldest` and `make test-newest` write it. `vlmzoo doctor` "
+        "names\ninstalled libraries that are outside of the tested ranges.\n\n"
         f"{line(columns)}{line(['---'] * (3 + len(SHOWN)) + ['---:'] * 4)}{''.join(map(line, rows))}"
     )
     for name, result in in_order(results):
@@ -112,10 +112,10 @@ def failed_in_words(failures: Mapping[str, str]) -> str:
     for test, message in failures.items():
         file, _, name = test.partition("::")
         together.setdefault((file, message), []).append(name)
-    items = [
-        f"- `{file}`: {', '.join(f'`{name}`' for name in names)}\n\n    {code(message)}\n" if message else f"- `{file}`\n"
-        for (file, message), names in together.items()
-    ]
+    items = []
+    for (file, message), names in together.items():
+        item = f"- `{file}`: {', '.join(map(code, names))}\n"
+        items.append(f"{item}\n    {code(message)}\n" if message else item)
     return "What failed, and how:\n\n" + "\n".join(items)
 
 

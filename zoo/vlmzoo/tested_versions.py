@@ -34,7 +34,9 @@ class UntestedVersion:
         return f'pip install "{self.name}{self.tested}"'
 
     def __str__(self) -> str:
-        return f"{self.name} {self.installed} is not among the versions that vlmzoo is tested with ({self.tested}): {self.remedy}"
+        return (
+            f"{self.name} {self.installed} is not among the versions that vlmzoo is tested with ({self.tested}): {self.remedy}"
+        )
 
 
 def untested_versions() -> list[UntestedVersion]:
@@ -99,7 +101,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _modules(error: BaseException) -> Iterator[str]:
-    """Yield the top-level modules whose code the error passes, what its last function names, and the owner of what is missing."""
+    """Yield the top-level modules that the error passes, those its last function names, and the owner of what is missing."""
     traceback = error.__traceback__
     while traceback is not None:
         names = traceback.tb_frame.f_globals

@@ -39,7 +39,9 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", metavar="", help="Pri
     ill = [plugin for plugin in findings["plugins"] if plugin["status"] in ("broken", "conflict")]
     if strict() and (ill or findings["notes"] or findings["untested"]):
         untested = f" and {_count(findings['untested'])}" if findings["untested"] else ""
-        raise PluginError(f"VLMZOO_STRICT=1, and {len(ill)} plugins are not well, with {len(findings['notes'])} notes{untested}")
+        raise PluginError(
+            f"VLMZOO_STRICT=1, and {len(ill)} plugins are not well, with {len(findings['notes'])} notes{untested}"
+        )
 
 
 def examine() -> dict[str, Any]:
