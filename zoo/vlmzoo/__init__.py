@@ -50,6 +50,10 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'vlmzoo' has no attribute {name!r}; it has {', '.join(__all__)}")
-    value = getattr(import_module(_LAZY[name]), name)
+    from vlmzoo.tested_versions import with_version_notes
+
+    # The copy in this module alone notes versions; pickled by its name here, it is found again.
+    value = with_version_notes(getattr(import_module(_LAZY[name]), name))
+    value.__module__ = __name__
     globals()[name] = value
     return value

@@ -12,8 +12,6 @@ from torch import nn
 from torch.nn import functional
 from torchvision.models.mobilenetv3 import InvertedResidual, InvertedResidualConfig
 from torchvision.ops.misc import SqueezeExcitation
-from transformers.models.molmo2.configuration_molmo2 import Molmo2AdapterConfig
-from transformers.models.molmo2.modeling_molmo2 import Molmo2Adapter
 
 from vlmzoo_connectors.attention_pool import attention_pool
 from vlmzoo_connectors.c_abstractor import c_abstractor
@@ -64,12 +62,13 @@ def copy_in_order(theirs: nn.Module, ours: nn.Module) -> None:
 
 @pytest.mark.parametrize(("grid", "key_value_heads"), [((4, 6), 4), ((5, 7), 2)])
 def test_attention_pool_then_gated_mlp_is_molmo2s_adapter(grid, key_value_heads):
+    molmo2 = pytest.importorskip("transformers.models.molmo2", reason="this transformers has no Molmo 2")
     where = context(width=2 * 12, grid=grid)
-    config = Molmo2AdapterConfig(
+    config = molmo2.configuration_molmo2.Molmo2AdapterConfig(
         hidden_size=12, vision_feature_layer=[-3, -9], num_attention_heads=4, num_key_value_heads=key_value_heads, head_dim=3,
         intermediate_size=14, text_hidden_size=LANGUAGE, attention_dropout=0.0,
     )  # fmt: skip
-    theirs = randomised(Molmo2Adapter(config)).double().eval()
+    theirs = randomised(molmo2.modeling_molmo2.Molmo2Adapter(config)).double().eval()
     options = AttentionPoolConfig(heads=4, head_width=3, key_value_heads=key_value_heads, pad=True)
     pool = attention_pool(options, where).double()
     last = mlp(

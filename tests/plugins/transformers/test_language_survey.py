@@ -4,12 +4,13 @@ import importlib.util
 import json
 import sys
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
-import transformers
+from packaging.version import Version
 
 from vlmzoo_registry.testing.isolation import as_users_run_it
 
@@ -69,7 +70,8 @@ def test_every_other_row_is_found_again(survey: ModuleType, family: str) -> None
 
 
 def test_enough_families_pass_and_each_failure_has_a_reason(survey: ModuleType) -> None:
-    if transformers.__version__ == FOUND["transformers"]:  # each release brings families
+    # An earlier transformers has not all the families yet.
+    if Version(version("transformers")) >= Version(FOUND["transformers"]):
         assert sorted(ROWS) == sorted([*survey.families(), *survey.VARIANTS])
     assert len(WELL_KNOWN) == len(set(WELL_KNOWN)) >= 30
     assert set(WELL_KNOWN) <= set(PASSING)
@@ -116,6 +118,7 @@ def test_gates_that_open_nothing_are_caught(survey: ModuleType, monkeypatch: pyt
 
 
 def test_the_page_shows_the_result_file() -> None:
+    pytest.importorskip("mkdocs")
     spec = importlib.util.spec_from_file_location("generated_pages", BENCHMARKS.parent / "docs" / "generate.py")
     pages = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(pages)

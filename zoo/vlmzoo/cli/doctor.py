@@ -2,6 +2,7 @@
 
 import platform
 import sys
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vlmzoo.cli.console import console, print_json
+from vlmzoo.tested_versions import untested_versions
 from vlmzoo_registry import Catalogue, PluginRecord
 from vlmzoo_registry.catalogue import strict
 from vlmzoo_registry.errors import PluginError
@@ -24,7 +26,8 @@ STYLES = {"ok": "green", "blocked": "dim", "broken": "bold red", "conflict": "bo
 def doctor(as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print a JSON object.")] = False) -> None:
     """Every plugin: well; with a part whose requirement is missing; broken, in conflict or blocked, and what helps.
 
-    Also: installed metadata that is out of date, distributions installed twice, unknown names in VLMZOO_BLOCK.
+    Also: libraries in versions that vlmzoo is not tested with, installed metadata that is out of date, distributions installed
+    twice, unknown names in VLMZOO_BLOCK.
 
     The exit code is 0 whatever is found; with VLMZOO_STRICT=1 it is 4 where anything is wrong.
     """
@@ -34,8 +37,11 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", metavar="", help="Pri
     else:
         _print(findings)
     ill = [plugin for plugin in findings["plugins"] if plugin["status"] in ("broken", "conflict")]
-    if strict() and (ill or findings["notes"]):
-        raise PluginError(f"VLMZOO_STRICT=1, and {len(ill)} plugins are not well, with {len(findings['notes'])} notes")
+    if strict() and (ill or findings["notes"] or findings["untested"]):
+        untested = f" and {_count(findings['untested'])}" if findings["untested"] else ""
+        raise PluginError(
+            f"VLMZOO_STRICT=1, and {len(ill)} plugins are not well, with {len(findings['notes'])} notes{untested}"
+        )
 
 
 def examine() -> dict[str, Any]:
@@ -44,6 +50,7 @@ def examine() -> dict[str, Any]:
     found = plugin_distributions(sys.path)
     return {
         "environment": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "untested": [asdict(library) | {"remedy": library.remedy} for library in untested_versions()],
         "plugins": [_examine(plugin) for plugin in catalogue.plugins],
         "notes": [*catalogue.unknown_block_notes(), *stale_entry_points(found), *duplicates(found, sys.path)],
     }
@@ -78,6 +85,9 @@ def _print(findings: dict[str, Any]) -> None:
     out = console()
     known = [f"{name} {number or 'missing'}" for name, number in findings["environment"].items()]
     out.print(Text(" · ".join(known), "dim"))
+    for library in findings["untested"]:
+        told = f"{library['name']} {library['installed']} is not among the versions that vlmzoo is tested with "
+        out.print(Text(f"{told}({library['tested']})\nremedy: {library['remedy']}", "yellow"))
     out.print()
     table = Table.grid(padding=(0, 2, 0, 0))
     for plugin in findings["plugins"]:
@@ -114,4 +124,9 @@ def _verdict(findings: dict[str, Any]) -> str:
     missing = sum(len(plugin["missing"]) for plugin in findings["plugins"])
     words = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     total = len(findings["plugins"])
-    return f"{total} plugins: {words}; {missing} requirements missing, {len(findings['notes'])} notes."
+    untested = f", {_count(findings['untested'])}" if findings["untested"] else ""
+    return f"{total} plugins: {words}; {missing} requirements missing, {len(findings['notes'])} notes{untested}."
+
+
+def _count(untested: list[dict[str, str]]) -> str:
+    return f"{len(untested)} {'library' if len(untested) == 1 else 'libraries'} in an untested version"
