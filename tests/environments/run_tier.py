@@ -33,6 +33,10 @@ TIER = (
 )
 """Where the tests are that touch the libraries; those marked slow are left out. Five minutes on two free cores."""
 
+WARNINGS = {"oldest": ("-W", "default::DeprecationWarning", "-W", "default::FutureWarning")}
+"""Options of pytest for one environment: old libraries call deprecated what they use of each other, which newer ones mend. With
+the newest it stays an error, since it says what breaks next."""
+
 
 def main() -> None:
     """Run the tier, write the row, and leave with pytest's exit code."""
@@ -42,7 +46,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "junit.xml"
-        code = run(arguments.workers, report)
+        code = run(arguments.environment, arguments.workers, report)
         if code not in (0, 1):
             # Interrupted, or nothing was run: a row would say what is not so.
             sys.exit(code)
@@ -57,9 +61,20 @@ def main() -> None:
     sys.exit(code)
 
 
-def run(workers: str, report: Path) -> int:
+def run(environment: str, workers: str, report: Path) -> int:
     """Run pytest on the tier; its exit code."""
-    options = ("-m", "not slow", "-n", workers, "--dist", "worksteal", "-o", "junit_family=xunit1", f"--junitxml={report}")
+    options = (
+        *WARNINGS.get(environment, ()),
+        "-m",
+        "not slow",
+        "-n",
+        workers,
+        "--dist",
+        "worksteal",
+        "-o",
+        "junit_family=xunit1",
+        f"--junitxml={report}",
+    )
     return subprocess.run([sys.executable, "-m", "pytest", *options, *TIER], cwd=ROOT, check=False).returncode
 
 

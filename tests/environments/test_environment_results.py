@@ -83,7 +83,7 @@ def test_failures_of_one_kind_stand_together() -> None:
 
 @pytest.mark.parametrize("code", [2, 3, 4, 5])
 def test_a_run_that_says_nothing_leaves_the_row(elsewhere: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
-    monkeypatch.setattr(run_tier, "run", lambda workers, report: code)
+    monkeypatch.setattr(run_tier, "run", lambda environment, workers, report: code)
     monkeypatch.setattr(sys, "argv", ["run_tier.py", "locked"])
     with pytest.raises(SystemExit, match=str(code)):
         run_tier.main()
