@@ -5,8 +5,8 @@ The same model is also asked blind, with the images shuffled among the samples: 
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from math import sqrt
 from typing import Any, Protocol
 
@@ -16,9 +16,13 @@ from torch import Tensor
 from vlmzoo.data import Collator
 from vlmzoo.data.encode import IGNORE
 from vlmzoo.data.randomness import keyed_generator
+from vlmzoo.data.reader import ImageReader
+from vlmzoo.feature_cache.content import LookedUp, content
+from vlmzoo.feature_cache.in_memory import EncodingReader
 from vlmzoo.model.vlm import VLM
 from vlmzoo.say import say
 from vlmzoo_registry import IMAGE, DataError, Metric, PluginError, Sample
+from vlmzoo_registry.token_row import TokenRow
 
 
 class Rows(Protocol):
@@ -99,28 +103,20 @@ def contrast(
 ) -> Contrast:
     """Ask a model as `evaluate` does, seeing and blind, and answer the same from `training`, without looking.
 
-    `progress` is called with the number of questions asked so far, of which there are two for each sample. Raises as `evaluate`
-    does.
+    What is asked blind that was asked seeing (the same words about the same images) is not asked again. `progress` is called
+    with the number of questions asked so far, of which there are two for each sample. Raises as `evaluate` does.
     """
+    asked = [samples[index] for index in evenly(len(samples), limit)]
+    asker = _Asker(model, collate, batch_size, max_new_tokens)
 
-    def asked(*, shuffled: bool, before: int) -> Evaluation:
-        return evaluate(
-            model,
-            samples,
-            collate=collate,
-            metrics=metrics,
-            batch_size=batch_size,
-            max_new_tokens=max_new_tokens,
-            limit=limit,
-            shuffled=shuffled,
-            progress=None if progress is None else lambda done, _: progress(before + done),
-        )
+    def evaluation(*, shuffled: bool, before: int) -> Evaluation:
+        told = None if progress is None else lambda done, _: progress(before + done)
+        return _evaluate(asker, asked, metrics, shuffled=shuffled, progress=told)
 
-    seeing = asked(shuffled=False, before=0)
-    blind = asked(shuffled=True, before=len(seeing.answers))
-    kept = [samples[index] for index in evenly(len(samples), limit)]
-    guesses = most_frequent_answers((training[index] for index in range(len(training))), kept)
-    frequent = tuple((_truth(sample), guess) for sample, guess in zip(kept, guesses, strict=True))
+    seeing = evaluation(shuffled=False, before=0)
+    blind = evaluation(shuffled=True, before=len(asked))
+    guesses = most_frequent_answers((training[index] for index in range(len(training))), asked)
+    frequent = tuple((_truth(sample), guess) for sample, guess in zip(asked, guesses, strict=True))
     return Contrast(seeing, blind, frequent, score_answers(frequent, metrics))
 
 
@@ -140,7 +136,7 @@ def evaluate(
 
     Of a conversation with several answers the last is asked for, after the true ones before it; the loss is over all that its
     objective supervises. Generation is greedy. Rows of similar length share a batch; the size of the batches changes nothing
-    but rounding.
+    but rounding. Each image is encoded once, and rows that are the same to the model are asked once.
 
     Args:
         model: the model; left in the mode it came in.
@@ -157,27 +153,24 @@ def evaluate(
     gives no score from 0 to 1.
     """
     asked = [samples[index] for index in evenly(len(samples), limit)]
+    asker = _Asker(model, collate, batch_size, max_new_tokens)
+    return _evaluate(asker, asked, metrics, shuffled=shuffled, progress=progress)
+
+
+def _evaluate(
+    asker: "_Asker",
+    asked: Sequence[Sample],
+    metrics: Mapping[str, Metric],
+    *,
+    shuffled: bool,
+    progress: Callable[[int, int], None] | None,
+) -> Evaluation:
     if not asked:
         raise DataError("there is no sample to ask about")
     truths = [_truth(sample) for sample in asked]
     shown = other_images(asked) if shuffled else list(range(len(asked)))
     rows = [replace(sample, images=asked[other].images) for sample, other in zip(asked, shown, strict=True)]
-    lengths = [len(collate.encode(row).input_ids) for row in rows]
-    order = sorted(range(len(rows)), key=lambda index: (lengths[index], index))
-    said: dict[int, str] = {}
-    losses: dict[int, tuple[float, int]] = {}
-    training = model.training
-    model.eval()
-    try:
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            batch = [rows[index] for index in chosen]
-            said.update(zip(chosen, say(model, _on(model, collate.prompts(batch)), max_new_tokens), strict=True))
-            losses.update(zip(chosen, answer_losses(model, _on(model, collate(batch))), strict=True))
-            if progress is not None:
-                progress(len(said), len(rows))
-    finally:
-        model.train(training)
+    found = asker.ask(rows, progress)
     answers = tuple(
         Answer(
             id=sample.id,
@@ -185,12 +178,12 @@ def evaluate(
             shown=asked[shown[index]].id,
             question=_question(sample.turns[-2].text) if len(sample.turns) > 1 else "",
             truth=truths[index],
-            said=said[index],
-            nats=losses[index][0],
-            tokens=losses[index][1],
-            scores={name: _score(name, metric, truths[index], said[index]) for name, metric in metrics.items()},
+            said=said,
+            nats=nats,
+            tokens=tokens,
+            scores={name: _score(name, metric, truths[index], said) for name, metric in metrics.items()},
         )
-        for index, sample in enumerate(asked)
+        for index, (sample, (said, nats, tokens)) in enumerate(zip(asked, found, strict=True))
     )
     tokens = sum(answer.tokens for answer in answers)
     return Evaluation(
@@ -200,6 +193,62 @@ def evaluate(
         scores={name: mean_score([answer.scores[name] for answer in answers]) for name in metrics},
         shuffled=shuffled,
     )
+
+
+class _Asker:
+    """Asks one model, and remembers: what is the same to the model is computed once, however many samples are it.
+
+    Words and images decide that, by what they are: a question asked blind is often one that another sample asks seeing.
+    """
+
+    def __init__(self, model: VLM, collate: Collator, batch_size: int, max_new_tokens: int) -> None:
+        self._model, self._batch_size, self._max_new_tokens = model, batch_size, max_new_tokens
+        images = collate.images
+        self._collate = collate.reading(EncodingReader(model, images)) if isinstance(images, ImageReader) else collate
+        self._said: dict[Hashable, str] = {}
+        self._losses: dict[Hashable, tuple[float, int]] = {}
+
+    def ask(self, rows: Sequence[Sample], progress: Callable[[int, int], None] | None) -> list[tuple[str, float, int]]:
+        """What the model says of each row, with the nats and the number of its supervised tokens."""
+        encoded = [self._collate.encode(row) for row in rows]
+        prompts: list[Hashable] = [(row.turns[:-1], self._seen(row)) for row in rows]
+        # The turns are there for what reads an instruction, the tokens for an objective that changes them by the sample's id.
+        wholes: list[Hashable] = [
+            (row.turns, self._seen(row), _content_of(tokens)) for row, tokens in zip(rows, encoded, strict=True)
+        ]
+        unknown = {whole: index for index, whole in reversed(list(enumerate(wholes))) if whole not in self._losses}
+        order = sorted(unknown.values(), key=lambda index: (len(encoded[index].input_ids), index))
+        training = self._model.training
+        self._model.eval()
+        try:
+            for start in range(0, len(order), self._batch_size):
+                chosen = order[start : start + self._batch_size]
+                self._generate({prompts[index]: rows[index] for index in chosen if prompts[index] not in self._said})
+                batch = _on(self._model, self._collate([rows[index] for index in chosen]))
+                self._losses.update(zip((wholes[index] for index in chosen), answer_losses(self._model, batch), strict=True))
+                if progress is not None:
+                    progress(sum(whole in self._losses for whole in wholes), len(rows))
+        finally:
+            self._model.train(training)
+        if progress is not None and not order:
+            progress(len(rows), len(rows))
+        return [(self._said[prompt], *self._losses[whole]) for prompt, whole in zip(prompts, wholes, strict=True)]
+
+    def _generate(self, rows: Mapping[Hashable, Sample]) -> None:
+        if rows:
+            batch = _on(self._model, self._collate.prompts(list(rows.values())))
+            self._said.update(zip(rows, say(self._model, batch, self._max_new_tokens), strict=True))
+
+    def _seen(self, row: Sample) -> tuple[str, ...]:
+        """The images of a row, each by what it is."""
+        images = [self._collate.images.once(image) for image in row.images]
+        return tuple(image.content if isinstance(image, LookedUp) else content(image) for image in images)
+
+
+def _content_of(row: TokenRow) -> Hashable:
+    """A row by its values."""
+    values = [getattr(row, field.name) for field in fields(row)]
+    return tuple(value.numpy().tobytes() if isinstance(value, Tensor) else value for value in values)
 
 
 @torch.inference_mode()
