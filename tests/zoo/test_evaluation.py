@@ -11,10 +11,10 @@ from small_models import GPT2, LLAMA, causal_lm, picture, section, shake
 from torch.nn import functional
 
 import vlmzoo
+from vlmzoo.asker import answer_losses
 from vlmzoo.data import Collator
 from vlmzoo.evaluation import (
     Score,
-    answer_losses,
     contrast,
     evaluate,
     mean_score,

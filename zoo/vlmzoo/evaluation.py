@@ -5,24 +5,18 @@ The same model is also asked blind, with the images shuffled among the samples: 
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from math import sqrt
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
+from vlmzoo.asker import Asker
 from vlmzoo.data import Collator
-from vlmzoo.data.encode import IGNORE
 from vlmzoo.data.randomness import keyed_generator
-from vlmzoo.data.reader import ImageReader
-from vlmzoo.feature_cache.content import LookedUp, content
-from vlmzoo.feature_cache.in_memory import EncodingReader
 from vlmzoo.model.vlm import VLM
-from vlmzoo.say import say
 from vlmzoo_registry import IMAGE, DataError, Metric, PluginError, Sample
-from vlmzoo_registry.token_row import TokenRow
 
 
 class Rows(Protocol):
@@ -38,7 +32,8 @@ class Answer:
     """One sample: its last question, the true answer, what the model says, and how unlikely it finds what is true.
 
     `shown` is the id of the sample whose images the model saw: its own, unless the images were shuffled. `nats` is the sum of
-    -log p over the `tokens` supervised tokens of the sample, whatever their weights. `scores` are those of each metric.
+    -log p over the `tokens` supervised tokens of the sample, whatever their weights; both are None where that was not measured.
+    `scores` are those of each metric.
     """
 
     id: str
@@ -47,8 +42,8 @@ class Answer:
     question: str
     truth: str
     said: str
-    nats: float
-    tokens: int
+    nats: float | None
+    tokens: int | None
     scores: dict[str, float]
 
 
@@ -63,11 +58,14 @@ class Score:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All answers, in the order of the samples; `loss` is the mean over all supervised tokens, in nats."""
+    """All answers, in the order of the samples; `loss` is the mean over all `tokens` that are supervised, in nats.
+
+    Both are None where it was not measured how likely the true answers are.
+    """
 
     answers: tuple[Answer, ...]
-    loss: float
-    tokens: int
+    loss: float | None
+    tokens: int | None
     scores: dict[str, Score]
     shuffled: bool
 
@@ -99,6 +97,7 @@ def contrast(
     batch_size: int = 32,
     max_new_tokens: int = 32,
     limit: int | None = None,
+    likelihood: bool = True,
     progress: Callable[[int], None] | None = None,
 ) -> Contrast:
     """Ask a model as `evaluate` does, seeing and blind, and answer the same from `training`, without looking.
@@ -107,7 +106,7 @@ def contrast(
     with the number of questions asked so far, of which there are two for each sample. Raises as `evaluate` does.
     """
     asked = [samples[index] for index in evenly(len(samples), limit)]
-    asker = _Asker(model, collate, batch_size, max_new_tokens)
+    asker = Asker(model, collate, batch_size, max_new_tokens, likelihood)
 
     def evaluation(*, shuffled: bool, before: int) -> Evaluation:
         told = None if progress is None else lambda done, _: progress(before + done)
@@ -130,6 +129,7 @@ def evaluate(
     max_new_tokens: int = 32,
     shuffled: bool = False,
     limit: int | None = None,
+    likelihood: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Ask a model about each sample, and measure how likely it finds the true answer.
@@ -147,18 +147,19 @@ def evaluate(
         max_new_tokens: where an answer is cut that does not end by itself.
         shuffled: show each sample the images of another one (`other_images`): the blind baseline.
         limit: ask about so many samples, evenly taken from all.
+        likelihood: measure how likely the true answers are; without, there is no loss, and each row is read once, not twice.
         progress: called with the number of samples done and their number.
 
     Raises `DataError` naming the sample that cannot be used, or where images cannot be shuffled; `PluginError` where a metric
     gives no score from 0 to 1.
     """
     asked = [samples[index] for index in evenly(len(samples), limit)]
-    asker = _Asker(model, collate, batch_size, max_new_tokens)
+    asker = Asker(model, collate, batch_size, max_new_tokens, likelihood)
     return _evaluate(asker, asked, metrics, shuffled=shuffled, progress=progress)
 
 
 def _evaluate(
-    asker: "_Asker",
+    asker: Asker,
     asked: Sequence[Sample],
     metrics: Mapping[str, Metric],
     *,
@@ -179,97 +180,21 @@ def _evaluate(
             question=_question(sample.turns[-2].text) if len(sample.turns) > 1 else "",
             truth=truths[index],
             said=said,
-            nats=nats,
-            tokens=tokens,
+            nats=None if loss is None else loss[0],
+            tokens=None if loss is None else loss[1],
             scores={name: _score(name, metric, truths[index], said) for name, metric in metrics.items()},
         )
-        for index, (sample, (said, nats, tokens)) in enumerate(zip(asked, found, strict=True))
+        for index, (sample, (said, loss)) in enumerate(zip(asked, found, strict=True))
     )
-    tokens = sum(answer.tokens for answer in answers)
+    nats = [answer.nats for answer in answers if answer.nats is not None]
+    tokens = sum(answer.tokens for answer in answers if answer.tokens is not None)
     return Evaluation(
         answers=answers,
-        loss=sum(answer.nats for answer in answers) / tokens,
-        tokens=tokens,
+        loss=sum(nats) / tokens if nats else None,
+        tokens=tokens if nats else None,
         scores={name: mean_score([answer.scores[name] for answer in answers]) for name in metrics},
         shuffled=shuffled,
     )
-
-
-class _Asker:
-    """Asks one model, and remembers: what is the same to the model is computed once, however many samples are it.
-
-    Words and images decide that, by what they are: a question asked blind is often one that another sample asks seeing.
-    """
-
-    def __init__(self, model: VLM, collate: Collator, batch_size: int, max_new_tokens: int) -> None:
-        self._model, self._batch_size, self._max_new_tokens = model, batch_size, max_new_tokens
-        images = collate.images
-        self._collate = collate.reading(EncodingReader(model, images)) if isinstance(images, ImageReader) else collate
-        self._said: dict[Hashable, str] = {}
-        self._losses: dict[Hashable, tuple[float, int]] = {}
-
-    def ask(self, rows: Sequence[Sample], progress: Callable[[int, int], None] | None) -> list[tuple[str, float, int]]:
-        """What the model says of each row, with the nats and the number of its supervised tokens."""
-        encoded = [self._collate.encode(row) for row in rows]
-        prompts: list[Hashable] = [(row.turns[:-1], self._seen(row)) for row in rows]
-        # The turns are there for what reads an instruction, the tokens for an objective that changes them by the sample's id.
-        wholes: list[Hashable] = [
-            (row.turns, self._seen(row), _content_of(tokens)) for row, tokens in zip(rows, encoded, strict=True)
-        ]
-        unknown = {whole: index for index, whole in reversed(list(enumerate(wholes))) if whole not in self._losses}
-        order = sorted(unknown.values(), key=lambda index: (len(encoded[index].input_ids), index))
-        training = self._model.training
-        self._model.eval()
-        try:
-            for start in range(0, len(order), self._batch_size):
-                chosen = order[start : start + self._batch_size]
-                self._generate({prompts[index]: rows[index] for index in chosen if prompts[index] not in self._said})
-                batch = _on(self._model, self._collate([rows[index] for index in chosen]))
-                self._losses.update(zip((wholes[index] for index in chosen), answer_losses(self._model, batch), strict=True))
-                if progress is not None:
-                    progress(sum(whole in self._losses for whole in wholes), len(rows))
-        finally:
-            self._model.train(training)
-        if progress is not None and not order:
-            progress(len(rows), len(rows))
-        return [(self._said[prompt], *self._losses[whole]) for prompt, whole in zip(prompts, wholes, strict=True)]
-
-    def _generate(self, rows: Mapping[Hashable, Sample]) -> None:
-        if rows:
-            batch = _on(self._model, self._collate.prompts(list(rows.values())))
-            self._said.update(zip(rows, say(self._model, batch, self._max_new_tokens), strict=True))
-
-    def _seen(self, row: Sample) -> tuple[str, ...]:
-        """The images of a row, each by what it is."""
-        images = [self._collate.images.once(image) for image in row.images]
-        return tuple(image.content if isinstance(image, LookedUp) else content(image) for image in images)
-
-
-def _content_of(row: TokenRow) -> Hashable:
-    """A row by its values."""
-    values = [getattr(row, field.name) for field in fields(row)]
-    return tuple(value.numpy().tobytes() if isinstance(value, Tensor) else value for value in values)
-
-
-@torch.inference_mode()
-def answer_losses(model: VLM, batch: dict[str, Tensor]) -> list[tuple[float, int]]:
-    """For each row of a batch with labels: the sum of -log p of its supervised tokens, in nats, and their number.
-
-    Logits exist from the first supervised position on, no earlier ones.
-    """
-    for name in ("weights", "sample_weights", "sentence_labels", "cut_rows"):
-        batch.pop(name, None)
-    shift = int("labels" in batch)  # the position before a label predicts it, a target is predicted in place
-    labels = batch.pop("labels" if shift else "targets")
-    length = labels.shape[1]
-    first = int((labels != IGNORE).any(dim=0).nonzero()[0])
-    targets = labels[:, first:]  # [B, K]
-    kept = length - first + shift
-    logits = model(**batch, logits_to_keep=kept).logits[:, : targets.shape[1]].float()  # [B, K, V]
-    supervised = targets != IGNORE
-    likely = logits.log_softmax(dim=-1).gather(2, targets.where(supervised, 0)[..., None]).squeeze(2)
-    nats = -likely.double().where(supervised, 0.0).sum(dim=1)
-    return list(zip(nats.tolist(), supervised.sum(dim=1).tolist(), strict=True))
 
 
 def mean_score(scores: Sequence[float]) -> Score:
@@ -372,7 +297,3 @@ def _score(name: str, metric: Metric, truth: str, said: str) -> float:
     if not 0 <= score <= 1:
         raise PluginError(f"metric `{name}` scores {said!r:.60} for the truth {truth!r:.60} as {score}; it must be from 0 to 1")
     return score
-
-
-def _on(model: VLM, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.to(model.device) for name, tensor in batch.items()}
