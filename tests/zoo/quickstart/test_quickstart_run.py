@@ -176,7 +176,7 @@ new style   Name?                             2   1.00   0.50      0.00
 new style   Kind?                             2   1.00   0.50      0.00
 new style   the same: nature or food?         2   1.00   1.00      0.00
 new things  Name?                             2   0.00   0.50      0.00
-new things, Name?: such answers were never taught, so none can be right
+new things, Name?: never taught, so none can be right
 """
 
 

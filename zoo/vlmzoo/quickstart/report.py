@@ -114,7 +114,7 @@ def show(result: QuickstartResult, console: Console, pictures: int = 7) -> None:
         table.add_row(row.name, row.question, str(row.model.n), *shares)
     console.print(table)
     for asked in (asked for asked in result.asked if not asked.taught):
-        line = f"{asked.name}, {asked.question}: such answers were never taught, so none can be right"
+        line = f"{asked.name}, {asked.question}: never taught, so none can be right"
         console.print(line, style="dim", soft_wrap=True)
 
 

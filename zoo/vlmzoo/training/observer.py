@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from torch import nn
 
 from vlmzoo.model.vlm import VLM
 
@@ -14,7 +15,7 @@ Observer = Callable[[VLM, int], None]
 
 
 @contextmanager
-def observed(model: VLM) -> Iterator[None]:
+def observed(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients, and back: the mode of every module and all random generators are as before."""
     modes = [(module, module.training) for module in model.modules()]
     drawn, numbers = random.getstate(), np.random.get_state()
