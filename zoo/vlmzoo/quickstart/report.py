@@ -110,7 +110,7 @@ def show(result: QuickstartResult, console: Console, pictures: int = 7) -> None:
     for column in ("pictures", "model", "blind", "frequent"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in score_rows(result):
-        shares = (f"{score.mean:.2f}" for score in (row.model, row.blind, row.frequent))
+        shares = [f"{score.mean:.2f}" for score in (row.model, row.blind, row.frequent)]
         table.add_row(row.name, row.question, str(row.model.n), *shares)
     console.print(table)
     for asked in (asked for asked in result.asked if not asked.taught):
