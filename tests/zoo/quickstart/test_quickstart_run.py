@@ -14,10 +14,10 @@ from rich.console import Console
 from vlmzoo.checkpoint import load
 from vlmzoo.config import Recipe, load_recipe
 from vlmzoo.evaluation import Answer, Evaluation, Score, evaluate, mean_score
-from vlmzoo.quickstart import report, run
+from vlmzoo.quickstart import report, run, watch
 from vlmzoo.quickstart.assets import PictureSheet, QuickstartAssets
 from vlmzoo.quickstart.question_progress import QuestionProgress
-from vlmzoo.quickstart.run import Asked, QuickstartResult, ask, group_score, held_out, pairs_of, placed, quickstart
+from vlmzoo.quickstart.run import Asked, QuickstartResult, ask, group_score, held_out, pairs_of, placed, quickstart, watched
 from vlmzoo.training.samples import make_collator
 from vlmzoo.training.train import train
 from vlmzoo_registry import ResourceError
@@ -211,6 +211,22 @@ def test_a_terminal_shows_the_same_words_in_colour() -> None:
     screen = Console(width=100, force_terminal=True, record=True, file=io.StringIO())
     report.show(QuickstartResult(Path("checkpoint"), MADE_UP), screen)
     assert [line.rstrip() for line in screen.export_text().splitlines()] == SCREEN.splitlines()
+
+
+def test_while_it_trains_it_says_what_it_makes_of_one_picture(small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, assets = small
+    monkeypatch.setattr(watch, "EVERY", 4)
+    samples = watched(recipe, assets)
+    assert len({sample.images[0]().tobytes() for sample in samples}) == 1
+    assert [sample.turns[0].text for sample in samples] == ["<image>What is it?", "<image>What kind?"]
+    out = io.StringIO()
+    train(recipe, output=tmp_path, observer=watch.Watch(samples, recipe.stages[0], Console(file=out), most_tokens=64))
+    first, *lines = out.getvalue().splitlines()
+    name, kind = (sample.turns[-1].text for sample in samples)
+    assert first == f"What it says every 4 steps of a held-out picture ({name}, {kind}):"
+    assert [re.match("step +[0-9]+: .", line)[0][:-2] for line in lines] == ["step   0:", "step   4:"]
+    assert all(len(line) <= 80 for line in lines)
+    assert all(character.isprintable() for line in lines for character in line)
 
 
 def test_in_a_pipe_lines_say_how_many_questions_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
