@@ -18,7 +18,7 @@ class QuestionProgress:
         self._console, self._questions = console, questions
         bar = console is not None and console.is_terminal
         self._bar = passing_bar(console if bar else None, "questions")
-        self._task = self._bar.add_task("asking about held-out pictures", total=questions)
+        self._task = self._bar.add_task("asking", total=questions)
         self._line(0)
 
     def __enter__(self) -> "QuestionProgress":
