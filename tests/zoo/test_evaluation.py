@@ -11,10 +11,11 @@ from small_models import GPT2, LLAMA, causal_lm, picture, section, shake
 from torch.nn import functional
 
 import vlmzoo
+from vlmzoo import asker
+from vlmzoo.asker import answer_losses
 from vlmzoo.data import Collator
 from vlmzoo.evaluation import (
     Score,
-    answer_losses,
     contrast,
     evaluate,
     mean_score,
@@ -22,6 +23,7 @@ from vlmzoo.evaluation import (
     other_images,
     score_answers,
 )
+from vlmzoo.feature_cache.in_memory import EncodingReader
 from vlmzoo.model.vlm import VLM
 from vlmzoo_registry import DataError, Metric, NoOptions, PluginError, Sample, Turn
 from vlmzoo_tasks.caption import CaptionObjective
@@ -270,6 +272,76 @@ def test_a_contrast_is_both_evaluations_and_the_most_frequent_answers(model):
     assert found.frequent == tuple((TRUTHS[index], "two") for index in (0, 1, 3, 5))
     assert (found.frequent_scores["exact"].mean, found.frequent_scores["exact"].n) == (0.25, 4)
     assert done == [2, 4, 6, 8]
+
+
+class Counted:
+    """Counts the rows of which a model generates, and those that its encoder and its loss see."""
+
+    def __init__(self, model: VLM, patch: pytest.MonkeyPatch) -> None:
+        self.said = self.measured = self.encoded = 0
+        generate, see, forward = model.generate, model.see, asker.answer_losses
+
+        def generating(**batch):
+            self.said += len(batch["input_ids"])
+            return generate(**batch)
+
+        def seeing(pixels):
+            self.encoded += len(pixels)
+            return see(pixels)
+
+        def measuring(model, batch):
+            self.measured += len(batch["input_ids"])
+            return forward(model, batch)
+
+        patch.setattr(model, "generate", generating)
+        patch.setattr(model, "see", seeing)
+        patch.setattr(asker, "answer_losses", measuring)
+
+
+# Three pictures with two rows each, the same question throughout: to the model there are three prompts, seeing or blind.
+TWICE = [sample(number, truth, seed=number % 3, question="What?") for number, truth in enumerate(TRUTHS[:6])]
+
+
+def test_what_is_the_same_to_the_model_is_asked_once(model, monkeypatch):
+    options = {"collate": collator(model), "metrics": METRICS, "batch_size": 2, "max_new_tokens": 3}
+    with monkeypatch.context() as patch:
+        counted = Counted(model, patch)
+        found = contrast(model, TWICE, TWICE, **options)
+    # Three prompts and pictures; six rows with their own answers, six with those of other pictures.
+    assert (counted.said, counted.encoded, counted.measured) == (3, 3, 12)
+    by_picture = {answer.id: answer.said for answer in found.seeing.answers}
+    assert [answer.said for answer in found.blind.answers] == [by_picture[answer.shown] for answer in found.blind.answers]
+    # As one by one, each with an encoder that sees it.
+    for row, answer in zip(TWICE, found.seeing.answers, strict=True):
+        (alone,) = evaluate(model, [row], **options).answers
+        assert answer.said == alone.said
+        assert answer.nats == pytest.approx(alone.nats, rel=1e-5)
+
+
+def test_without_likelihoods_only_answers_are_made(model, monkeypatch):
+    options = {"collate": collator(model), "metrics": METRICS, "batch_size": 4, "max_new_tokens": 3}
+    whole = contrast(model, SAMPLES, SAMPLES, **options)
+    done: list[int] = []
+    with monkeypatch.context() as patch:
+        counted = Counted(model, patch)
+        found = contrast(model, SAMPLES, SAMPLES, **options, likelihood=False, progress=done.append)
+    assert counted.measured == 0
+    for one, other in ((found.seeing, whole.seeing), (found.blind, whole.blind)):
+        assert [answer.said for answer in one.answers] == [answer.said for answer in other.answers]
+        assert (one.scores, one.loss, one.tokens) == (other.scores, None, None)
+        assert {(answer.nats, answer.tokens) for answer in one.answers} == {(None, None)}
+    assert done[-1] == 14
+
+
+def test_features_that_would_take_too_much_are_made_again(model, monkeypatch):
+    options = {"metrics": METRICS, "batch_size": 2, "max_new_tokens": 3}
+    reader = EncodingReader(model, model.processor.images, most_bytes=0)
+    with monkeypatch.context() as patch:
+        counted = Counted(model, patch)
+        found = evaluate(model, SAMPLES, collate=collator(model).reading(reader), **options)
+    assert counted.encoded == 2 * len(SAMPLES)
+    kept = evaluate(model, SAMPLES, collate=collator(model), **options)
+    assert [answer.said for answer in found.answers] == [answer.said for answer in kept.answers]
 
 
 def test_the_standard_error_is_that_of_a_mean():

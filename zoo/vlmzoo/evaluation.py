@@ -11,13 +11,11 @@ from math import sqrt
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
+from vlmzoo.asker import Asker
 from vlmzoo.data import Collator
-from vlmzoo.data.encode import IGNORE
 from vlmzoo.data.randomness import keyed_generator
 from vlmzoo.model.vlm import VLM
-from vlmzoo.say import say
 from vlmzoo_registry import IMAGE, DataError, Metric, PluginError, Sample
 
 
@@ -34,7 +32,8 @@ class Answer:
     """One sample: its last question, the true answer, what the model says, and how unlikely it finds what is true.
 
     `shown` is the id of the sample whose images the model saw: its own, unless the images were shuffled. `nats` is the sum of
-    -log p over the `tokens` supervised tokens of the sample, whatever their weights. `scores` are those of each metric.
+    -log p over the `tokens` supervised tokens of the sample, whatever their weights; both are None where that was not measured.
+    `scores` are those of each metric.
     """
 
     id: str
@@ -43,8 +42,8 @@ class Answer:
     question: str
     truth: str
     said: str
-    nats: float
-    tokens: int
+    nats: float | None
+    tokens: int | None
     scores: dict[str, float]
 
 
@@ -59,11 +58,14 @@ class Score:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All answers, in the order of the samples; `loss` is the mean over all supervised tokens, in nats."""
+    """All answers, in the order of the samples; `loss` is the mean over all `tokens` that are supervised, in nats.
+
+    Both are None where it was not measured how likely the true answers are.
+    """
 
     answers: tuple[Answer, ...]
-    loss: float
-    tokens: int
+    loss: float | None
+    tokens: int | None
     scores: dict[str, Score]
     shuffled: bool
 
@@ -95,32 +97,25 @@ def contrast(
     batch_size: int = 32,
     max_new_tokens: int = 32,
     limit: int | None = None,
+    likelihood: bool = True,
     progress: Callable[[int], None] | None = None,
 ) -> Contrast:
     """Ask a model as `evaluate` does, seeing and blind, and answer the same from `training`, without looking.
 
-    `progress` is called with the number of questions asked so far, of which there are two for each sample. Raises as `evaluate`
-    does.
+    What is asked blind that was asked seeing (the same words about the same images) is not asked again. `progress` is called
+    with the number of questions asked so far, of which there are two for each sample. Raises as `evaluate` does.
     """
+    asked = [samples[index] for index in evenly(len(samples), limit)]
+    asker = Asker(model, collate, batch_size, max_new_tokens, likelihood)
 
-    def asked(*, shuffled: bool, before: int) -> Evaluation:
-        return evaluate(
-            model,
-            samples,
-            collate=collate,
-            metrics=metrics,
-            batch_size=batch_size,
-            max_new_tokens=max_new_tokens,
-            limit=limit,
-            shuffled=shuffled,
-            progress=None if progress is None else lambda done, _: progress(before + done),
-        )
+    def evaluation(*, shuffled: bool, before: int) -> Evaluation:
+        told = None if progress is None else lambda done, _: progress(before + done)
+        return _evaluate(asker, asked, metrics, shuffled=shuffled, progress=told)
 
-    seeing = asked(shuffled=False, before=0)
-    blind = asked(shuffled=True, before=len(seeing.answers))
-    kept = [samples[index] for index in evenly(len(samples), limit)]
-    guesses = most_frequent_answers((training[index] for index in range(len(training))), kept)
-    frequent = tuple((_truth(sample), guess) for sample, guess in zip(kept, guesses, strict=True))
+    seeing = evaluation(shuffled=False, before=0)
+    blind = evaluation(shuffled=True, before=len(asked))
+    guesses = most_frequent_answers((training[index] for index in range(len(training))), asked)
+    frequent = tuple((_truth(sample), guess) for sample, guess in zip(asked, guesses, strict=True))
     return Contrast(seeing, blind, frequent, score_answers(frequent, metrics))
 
 
@@ -134,13 +129,14 @@ def evaluate(
     max_new_tokens: int = 32,
     shuffled: bool = False,
     limit: int | None = None,
+    likelihood: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Ask a model about each sample, and measure how likely it finds the true answer.
 
     Of a conversation with several answers the last is asked for, after the true ones before it; the loss is over all that its
     objective supervises. Generation is greedy. Rows of similar length share a batch; the size of the batches changes nothing
-    but rounding.
+    but rounding. Each image is encoded once, and rows that are the same to the model are asked once.
 
     Args:
         model: the model; left in the mode it came in.
@@ -151,33 +147,31 @@ def evaluate(
         max_new_tokens: where an answer is cut that does not end by itself.
         shuffled: show each sample the images of another one (`other_images`): the blind baseline.
         limit: ask about so many samples, evenly taken from all.
+        likelihood: measure how likely the true answers are; without, there is no loss, and each row is read once, not twice.
         progress: called with the number of samples done and their number.
 
     Raises `DataError` naming the sample that cannot be used, or where images cannot be shuffled; `PluginError` where a metric
     gives no score from 0 to 1.
     """
     asked = [samples[index] for index in evenly(len(samples), limit)]
+    asker = Asker(model, collate, batch_size, max_new_tokens, likelihood)
+    return _evaluate(asker, asked, metrics, shuffled=shuffled, progress=progress)
+
+
+def _evaluate(
+    asker: Asker,
+    asked: Sequence[Sample],
+    metrics: Mapping[str, Metric],
+    *,
+    shuffled: bool,
+    progress: Callable[[int, int], None] | None,
+) -> Evaluation:
     if not asked:
         raise DataError("there is no sample to ask about")
     truths = [_truth(sample) for sample in asked]
     shown = other_images(asked) if shuffled else list(range(len(asked)))
     rows = [replace(sample, images=asked[other].images) for sample, other in zip(asked, shown, strict=True)]
-    lengths = [len(collate.encode(row).input_ids) for row in rows]
-    order = sorted(range(len(rows)), key=lambda index: (lengths[index], index))
-    said: dict[int, str] = {}
-    losses: dict[int, tuple[float, int]] = {}
-    training = model.training
-    model.eval()
-    try:
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            batch = [rows[index] for index in chosen]
-            said.update(zip(chosen, say(model, _on(model, collate.prompts(batch)), max_new_tokens), strict=True))
-            losses.update(zip(chosen, answer_losses(model, _on(model, collate(batch))), strict=True))
-            if progress is not None:
-                progress(len(said), len(rows))
-    finally:
-        model.train(training)
+    found = asker.ask(rows, progress)
     answers = tuple(
         Answer(
             id=sample.id,
@@ -185,42 +179,22 @@ def evaluate(
             shown=asked[shown[index]].id,
             question=_question(sample.turns[-2].text) if len(sample.turns) > 1 else "",
             truth=truths[index],
-            said=said[index],
-            nats=losses[index][0],
-            tokens=losses[index][1],
-            scores={name: _score(name, metric, truths[index], said[index]) for name, metric in metrics.items()},
+            said=said,
+            nats=None if loss is None else loss[0],
+            tokens=None if loss is None else loss[1],
+            scores={name: _score(name, metric, truths[index], said) for name, metric in metrics.items()},
         )
-        for index, sample in enumerate(asked)
+        for index, (sample, (said, loss)) in enumerate(zip(asked, found, strict=True))
     )
-    tokens = sum(answer.tokens for answer in answers)
+    nats = [answer.nats for answer in answers if answer.nats is not None]
+    tokens = sum(answer.tokens for answer in answers if answer.tokens is not None)
     return Evaluation(
         answers=answers,
-        loss=sum(answer.nats for answer in answers) / tokens,
-        tokens=tokens,
+        loss=sum(nats) / tokens if nats else None,
+        tokens=tokens if nats else None,
         scores={name: mean_score([answer.scores[name] for answer in answers]) for name in metrics},
         shuffled=shuffled,
     )
-
-
-@torch.inference_mode()
-def answer_losses(model: VLM, batch: dict[str, Tensor]) -> list[tuple[float, int]]:
-    """For each row of a batch with labels: the sum of -log p of its supervised tokens, in nats, and their number.
-
-    Logits exist from the first supervised position on, no earlier ones.
-    """
-    for name in ("weights", "sample_weights", "sentence_labels", "cut_rows"):
-        batch.pop(name, None)
-    shift = int("labels" in batch)  # the position before a label predicts it, a target is predicted in place
-    labels = batch.pop("labels" if shift else "targets")
-    length = labels.shape[1]
-    first = int((labels != IGNORE).any(dim=0).nonzero()[0])
-    targets = labels[:, first:]  # [B, K]
-    kept = length - first + shift
-    logits = model(**batch, logits_to_keep=kept).logits[:, : targets.shape[1]].float()  # [B, K, V]
-    supervised = targets != IGNORE
-    likely = logits.log_softmax(dim=-1).gather(2, targets.where(supervised, 0)[..., None]).squeeze(2)
-    nats = -likely.double().where(supervised, 0.0).sum(dim=1)
-    return list(zip(nats.tolist(), supervised.sum(dim=1).tolist(), strict=True))
 
 
 def mean_score(scores: Sequence[float]) -> Score:
@@ -323,7 +297,3 @@ def _score(name: str, metric: Metric, truth: str, said: str) -> float:
     if not 0 <= score <= 1:
         raise PluginError(f"metric `{name}` scores {said!r:.60} for the truth {truth!r:.60} as {score}; it must be from 0 to 1")
     return score
-
-
-def _on(model: VLM, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.to(model.device) for name, tensor in batch.items()}

@@ -10,9 +10,9 @@ import torch
 from objective_models import BERT, LLAMA, MASKED_LM, collator, gradients, model, samples
 from torch.nn import functional
 
+from vlmzoo.asker import answer_losses
 from vlmzoo.config import load_recipe
 from vlmzoo.data import Draw
-from vlmzoo.evaluation import answer_losses
 from vlmzoo.labels import labels
 from vlmzoo.training import fit as fitting
 from vlmzoo.training.history import read_log

@@ -1,5 +1,6 @@
 """The quickstart runs from the registry to the report; its table and its page say what was answered, failures too."""
 
+import io
 import json
 import re
 from dataclasses import replace
@@ -12,10 +13,11 @@ from rich.console import Console
 
 from vlmzoo.checkpoint import load
 from vlmzoo.config import Recipe, load_recipe
-from vlmzoo.evaluation import evaluate
-from vlmzoo.quickstart import report, run
+from vlmzoo.evaluation import Answer, Evaluation, Score, evaluate, mean_score
+from vlmzoo.quickstart import report, run, watch
 from vlmzoo.quickstart.assets import PictureSheet, QuickstartAssets
-from vlmzoo.quickstart.run import QuickstartResult, ask, group_score, held_out, pairs_of, placed, quickstart
+from vlmzoo.quickstart.question_progress import QuestionProgress
+from vlmzoo.quickstart.run import Asked, QuickstartResult, ask, group_score, held_out, pairs_of, placed, quickstart, watched
 from vlmzoo.training.samples import make_collator
 from vlmzoo.training.train import train
 from vlmzoo_registry import ResourceError
@@ -121,23 +123,120 @@ def test_a_plant_may_pass_for_an_animal_of_its_group(result: QuickstartResult) -
 
 
 def test_the_table_reads_well_on_eighty_columns(result: QuickstartResult, capsys: pytest.CaptureFixture[str]) -> None:
-    long = replace(result.asked[0].seeing.answers[0], said="[red]\x1b[2J" + "w" * 90 + "\nand more", truth="t" * 90)
-    seeing = replace(result.asked[0].seeing, answers=(long, *result.asked[0].seeing.answers[1:]))
-    shown = replace(result, asked=(replace(result.asked[0], seeing=seeing), *result.asked[1:]))
-    report.show(shown, Console(width=80))
-    lines = capsys.readouterr().out.splitlines()
+    report.show(result, Console(width=80))
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
     assert max(map(len, lines)) <= 80
     text = "\n".join(lines)
-    assert "[red]\ufffd[2Jww" in text  # words of a model move no cursor and are no markup
-    assert "What it says: unseen concepts" in text
-    assert "What it says: unseen style" in text
     rows = report.score_rows(result)
-    assert [(row.name, row.question) for row in rows][1:3] == [
-        ("unseen concepts", "What kind?"),
-        ("unseen concepts", "the same: nature or food?"),
+    assert [(row.name, row.question, row.taught) for row in rows] == [
+        ("unseen concepts", "What kind?", True),
+        ("unseen concepts", "the same: nature or food?", True),
+        ("unseen style", "What is it?", True),
+        ("unseen style", "What kind?", True),
+        ("unseen style", "the same: nature or food?", True),
+        ("unseen concepts", "What is it?", False),
     ]
     for row in rows:
         assert re.search(rf"{row.model.n} +{row.model.mean:.2f} +{row.blind.mean:.2f} +{row.frequent.mean:.2f}", text)
+
+
+def test_words_of_a_model_move_no_cursor_and_are_no_markup(
+    result: QuickstartResult, capsys: pytest.CaptureFixture[str]
+) -> None:
+    style = result.asked[2]
+    long = replace(style.seeing.answers[0], said="[red]\x1b[2J" + "w" * 90 + "\nand more", truth="t" * 90)
+    changed = replace(style, seeing=replace(style.seeing, answers=(long, *style.seeing.answers[1:])))
+    report.show(replace(result, asked=(*result.asked[:2], changed, result.asked[3])), Console(width=80))
+    printed = capsys.readouterr().out
+    assert "[red]\ufffd[2Jww" in printed
+    assert "\x1b" not in printed
+    assert "w" * 30 not in printed
+
+
+SCREEN = """\
+Held out from training: a third drawing style, and a fifth of all things.
+
+Name?  (drawn by others)
+the picture shows  the model says
+cat                cat             right
+bread              bread           right
+Right: 100 % of 2. Blind (other pictures): 50 %. Most frequent answer: 0 %.
+
+Kind?  (never seen)
+the picture shows  so it is  the model says
+ant                animal    animal          right
+fig                food      animal          wrong
+Right: 50 % of 2. Blind (other pictures): 50 %. Most frequent answer: 0 %.
+
+Share of right answers
+held out    question                   pictures  model  blind  frequent
+new things  Kind?                             2   0.50   0.50      0.00
+new things  the same: nature or food?         2   0.50   0.50      0.00
+new style   Name?                             2   1.00   0.50      0.00
+new style   Kind?                             2   1.00   0.50      0.00
+new style   the same: nature or food?         2   1.00   1.00      0.00
+new things  Name?                             2   0.00   0.50      0.00
+new things, Name?: never taught, so none can be right
+"""
+
+
+def told(name: str, about: str, question: str, answers: list[tuple[str, str]], *, taught: bool) -> Asked:
+    """Two blind answers of which one is right, and an answer most often right that never is."""
+    seeing = tuple(
+        Answer(f"{n}", "s", f"{n}", question, truth, said, None, None, {"exact": float(truth == said)})
+        for n, (truth, said) in enumerate(answers)
+    )
+    score = mean_score([answer.scores["exact"] for answer in seeing])
+    evaluation = Evaluation(seeing, None, None, {"exact": score}, shuffled=False)
+    blind = replace(evaluation, scores={"exact": Score(0.5, 0.1, len(answers))}, shuffled=True)
+    frequent = tuple((truth, "owl") for truth, _ in answers)
+    return Asked(name, about, question, taught, evaluation, blind, frequent, Score(0.0, 0.1, len(answers)))
+
+
+MADE_UP = (
+    told("new things", "never seen", "Name?", [("ant", "bee"), ("fig", "pie")], taught=False),
+    told("new things", "never seen", "Kind?", [("animal", "animal"), ("food", "animal")], taught=True),
+    told("new style", "drawn by others", "Name?", [("cat", "cat"), ("bread", "bread")], taught=True),
+    told("new style", "drawn by others", "Kind?", [("animal", "animal"), ("food", "food")], taught=True),
+)
+
+
+def test_the_screen_leads_with_what_can_be_right(capsys: pytest.CaptureFixture[str]) -> None:
+    report.show(QuickstartResult(Path("checkpoint"), MADE_UP), Console(width=100))
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert lines == SCREEN.splitlines()
+
+
+def test_a_terminal_shows_the_same_words_in_colour() -> None:
+    screen = Console(width=100, force_terminal=True, record=True, file=io.StringIO())
+    report.show(QuickstartResult(Path("checkpoint"), MADE_UP), screen)
+    assert [line.rstrip() for line in screen.export_text().splitlines()] == SCREEN.splitlines()
+
+
+def test_while_it_trains_it_says_what_it_makes_of_one_picture(small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, assets = small
+    monkeypatch.setattr(watch, "EVERY", 4)
+    samples = watched(recipe, assets)
+    assert len({sample.images[0]().tobytes() for sample in samples}) == 1
+    assert [sample.turns[0].text for sample in samples] == ["<image>What is it?", "<image>What kind?"]
+    out = io.StringIO()
+    train(recipe, output=tmp_path, observer=watch.Watch(samples, recipe.stages[0], Console(file=out), most_tokens=64))
+    first, *lines = out.getvalue().splitlines()
+    name, kind = (sample.turns[-1].text for sample in samples)
+    assert first == f"What it says every 4 steps of a held-out picture ({name}, {kind}):"
+    assert [re.match("step +[0-9]+: .", line)[0][:-2] for line in lines] == ["step   0:", "step   4:"]
+    assert all(len(line) <= 80 for line in lines)
+    assert all(character.isprintable() for line in lines for character in line)
+
+
+def test_in_a_pipe_lines_say_how_many_questions_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 5.0, 19.0, 21.0, 21.0, 30.0, 31.0])
+    monkeypatch.setattr("vlmzoo.quickstart.question_progress.time.monotonic", lambda: next(clock))
+    out = io.StringIO()
+    with QuestionProgress(Console(file=out), 40) as progress:
+        for number in (8, 16, 24, 40):
+            progress.asked(number)
+    assert out.getvalue() == "".join(f"asking about held-out pictures: {number} of 40 questions\n" for number in (0, 24, 40))
 
 
 class Page(HTMLParser):
@@ -187,8 +286,10 @@ def test_the_page_is_whole_needs_no_other_and_shows_failures(small, result: Quic
     wrong = [attributes for tag, attributes in page.tags if tag == "dd" and attributes.get("class") == "wrong"]
     right = [attributes for tag, attributes in page.tags if tag == "dd" and attributes.get("class") == "right"]
     shown = [card for cards in report.galleries(result, held_out(recipe, assets)).values() for card in cards]
-    assert len(wrong) == sum(not said.right for card in shown for said in card.said) > 0
+    assert len(wrong) == sum(said.taught and not said.right for card in shown for said in card.said) > 0
     assert len(right) == sum(said.right for card in shown for said in card.said)
+    untaught = [attributes for tag, attributes in page.tags if tag == "dd" and attributes.get("class") == "untaught"]
+    assert len(untaught) == sum(not said.taught for card in shown for said in card.said) > 0
     for needed in ("CC BY-SA 4.0", "CC BY 4.0", "Apache License 2.0", "torch 2.", "seed 0", "toy/vision", "4 of 4", "steps: 6"):
         assert needed in words, needed
 

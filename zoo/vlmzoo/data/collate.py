@@ -4,6 +4,7 @@ Used by training (with labels, padded on the right) and by evaluation (prompts a
 """
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 from functools import partial
 
@@ -70,6 +71,12 @@ class Collator:
         self.instructions = instructions
         self.key = key
         self.flatten = flatten
+
+    def reading(self, images: SampleImages) -> "Collator":
+        """The same collator, whose images are read by `images`."""
+        other = copy(self)
+        other.images = images
+        return other
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """A batch to train on. Raises `DataError` naming the row that cannot be used."""

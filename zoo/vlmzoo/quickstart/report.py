@@ -19,12 +19,14 @@ from vlmzoo.config import Recipe
 from vlmzoo.durable import replace_file
 from vlmzoo.evaluation import Answer, Score, evenly
 from vlmzoo.quickstart.assets import LANGUAGE, VISION, QuickstartAssets
-from vlmzoo.quickstart.run import ASKED, HeldOut, QuickstartResult, group_score, held_out, pairs_of
+from vlmzoo.quickstart.run import ASKED, Asked, HeldOut, QuickstartResult, group_score, held_out, pairs_of
 from vlmzoo.quickstart.styles import NOTO_CREDIT, OPENMOJI, TWEMOJI
+from vlmzoo.quickstart.words import on_line
 from vlmzoo.training.history import read_log
 from vlmzoo.training.plot import loss_plot
 from vlmzoo_registry import Sample
 
+HELD_OUT = "Held out from training: a third drawing style, and a fifth of all things."
 TEMPLATE = Path(__file__).parent / "report.html.j2"
 SHOWN = 23
 """Pictures of each held-out set in the gallery, evenly taken from those that were asked about; a prime, as `ASKED` is."""
@@ -36,6 +38,7 @@ class ScoreRow:
 
     name: str
     question: str
+    taught: bool
     model: Score
     blind: Score
     frequent: Score
@@ -49,6 +52,7 @@ class Said:
     truth: str
     said: str
     right: bool
+    taught: bool
 
 
 @dataclass(frozen=True)
@@ -60,39 +64,68 @@ class Card:
 
 
 def score_rows(result: QuickstartResult) -> list[ScoreRow]:
-    """The lines of the table: every question, and for kinds also whether at least the group is right (nature or food)."""
+    """The lines of the table: every question, and for kinds also whether at least the group is right (nature or food).
+
+    What was not taught, and cannot be right, comes last.
+    """
     rows = []
-    for asked in result.asked:
-        rows.append(ScoreRow(asked.name, asked.question, asked.score, asked.blind_score, asked.frequent_score))
+    for asked in sorted(result.asked, key=lambda asked: not asked.taught):
+        rows.append(ScoreRow(asked.name, asked.question, asked.taught, asked.score, asked.blind_score, asked.frequent_score))
         model, blind = (group_score(pairs_of(answers)) for answers in (asked.seeing.answers, asked.blind.answers))
         frequent = group_score(asked.frequent)
         if model is not None and blind is not None and frequent is not None:
-            rows.append(ScoreRow(asked.name, "the same: nature or food?", model, blind, frequent))
+            rows.append(ScoreRow(asked.name, "the same: nature or food?", asked.taught, model, blind, frequent))
     return rows
 
 
 def show(result: QuickstartResult, console: Console, pictures: int = 7) -> None:
-    """The table of scores, and what the model said of some pictures of each held-out set."""
-    for name in dict.fromkeys(asked.name for asked in result.asked):
-        asked = [entry for entry in result.asked if entry.name == name]
-        table = Table(title=f"What it says: {name}", title_justify="left", box=None, pad_edge=False)
-        for entry in asked:
-            table.add_column("truth", overflow="ellipsis", no_wrap=True, max_width=18, style="dim")
-            table.add_column(entry.question, overflow="ellipsis", no_wrap=True, max_width=27)
-        for answers in zip(*(_some(entry.seeing.answers, pictures) for entry in asked), strict=True):
-            table.add_row(*(text for answer in answers for text in (Text(_line(answer.truth)), _marked(answer))))
-        console.print(table)
+    """What the model said of some pictures where it can be right, how often it was, and one table of all shares.
+
+    What was taught comes first: no answer can be right where its words were in no answer of training.
+    """
+    console.print(HELD_OUT, soft_wrap=True)
+    for asked in leading(result):
         console.print()
-    table = Table(title="Share of exact answers", title_justify="left", box=None, pad_edge=False)
+        names = next(entry for entry in result.asked if entry.name == asked.name)
+        console.print(Text(f"{asked.question}  ({asked.about})", "bold"), soft_wrap=True)
+        table = Table(box=None, pad_edge=False)
+        table.add_column("the picture shows", overflow="ellipsis", no_wrap=True, min_width=17, max_width=28)
+        if asked is not names:
+            table.add_column("so it is", overflow="ellipsis", no_wrap=True, max_width=18)
+        table.add_column("the model says", overflow="ellipsis", no_wrap=True, min_width=14, max_width=28)
+        table.add_column("")
+        for shown, answer in zip(*(_some(entry.seeing.answers, pictures) for entry in (names, asked)), strict=True):
+            said = _said(answer, asked)
+            truths = (answer,) if asked is names else (shown, answer)
+            mark = Text("right", "green") if said.right else Text("wrong", "red")
+            table.add_row(*(Text(on_line(each.truth)) for each in truths), Text(said.said), mark)
+        console.print(table)
+        shares = [f"{100 * score.mean:.0f} %" for score in (asked.score, asked.blind_score, asked.frequent_score)]
+        line = "Right: {} of {}. Blind (other pictures): {}. Most frequent answer: {}."
+        console.print(line.format(shares[0], asked.score.n, *shares[1:]), soft_wrap=True)
+    console.print()
+    table = Table(title="Share of right answers", title_justify="left", title_style="bold", box=None, pad_edge=False)
     table.add_column("held out")
     table.add_column("question", overflow="fold")
-    for column in ("n", "model", "blind", "frequent"):
+    for column in ("pictures", "model", "blind", "frequent"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in score_rows(result):
-        shares = (f"{score.mean:.2f}" for score in (row.model, row.blind, row.frequent))
+        shares = [f"{score.mean:.2f}" for score in (row.model, row.blind, row.frequent)]
         table.add_row(row.name, row.question, str(row.model.n), *shares)
     console.print(table)
-    console.print("blind: the same model, shown other pictures; frequent: the answer most often right in training", style="dim")
+    for asked in (asked for asked in result.asked if not asked.taught):
+        line = f"{asked.name}, {asked.question}: never taught, so none can be right"
+        console.print(line, style="dim", soft_wrap=True)
+
+
+def leading(result: QuickstartResult) -> list[Asked]:
+    """Of each held-out set the first question whose answers were taught, in the order in which the questions are trained."""
+    questions = list(dict.fromkeys(asked.question for asked in result.asked))
+    firsts: dict[str, Asked] = {}
+    for asked in result.asked:
+        if asked.taught:
+            firsts.setdefault(asked.name, asked)
+    return sorted(firsts.values(), key=lambda asked: questions.index(asked.question))
 
 
 def write_report(result: QuickstartResult, recipe: Recipe, assets: QuickstartAssets, path: Path) -> None:
@@ -108,6 +141,9 @@ def write_report(result: QuickstartResult, recipe: Recipe, assets: QuickstartAss
         architecture=recipe.model.architecture.replace("_", "-"),
         seed=recipe.seed,
         rows=score_rows(result),
+        held_out=HELD_OUT,
+        leading=leading(result),
+        abouts={asked.name: asked.about for asked in result.asked},
         galleries=galleries(result, held_out(recipe, assets)),
         # The drawing is ours, and its only words are the names of stages, which matplotlib turns into outlines.
         plot=Markup(loss_plot(histories)),  # noqa: S704
@@ -127,16 +163,17 @@ def write_report(result: QuickstartResult, recipe: Recipe, assets: QuickstartAss
 
 
 def galleries(result: QuickstartResult, sets: Sequence[HeldOut]) -> dict[str, list[Card]]:
-    """Pictures of each held-out set, with what the model said of them: evenly taken, so failures come as they fall."""
+    """Pictures of each held-out set, with what the model said of them: evenly taken, so failures come as they fall.
+
+    The sets come in the order in which they lead.
+    """
     shown: dict[str, list[Card]] = {}
-    for name in dict.fromkeys(entry.name for entry in sets):
+    for name in dict.fromkeys([*(asked.name for asked in leading(result)), *(entry.name for entry in sets)]):
         samples = next(entry.samples for entry in sets if entry.name == name)
         chosen = _some([samples[index] for index in evenly(len(samples), ASKED)], SHOWN)
-        answers = [_some(asked.seeing.answers, SHOWN) for asked in result.asked if asked.name == name]
-        shown[name] = [
-            Card(_data_uri(sample), tuple(_said(answer) for answer in about))
-            for sample, *about in zip(chosen, *answers, strict=True)
-        ]
+        about = [asked for asked in result.asked if asked.name == name]
+        answers = [[_said(answer, asked) for answer in _some(asked.seeing.answers, SHOWN)] for asked in about]
+        shown[name] = [Card(_data_uri(sample), tuple(said)) for sample, *said in zip(chosen, *answers, strict=True)]
     return shown
 
 
@@ -144,18 +181,9 @@ def _some(rows: Sequence[Any], count: int) -> list[Any]:
     return [rows[index] for index in evenly(len(rows), count)]
 
 
-def _said(answer: Answer) -> Said:
-    return Said(answer.question, answer.truth, _line(answer.said) or "(nothing)", answer.scores["exact"] == 1)
-
-
-def _line(text: str) -> str:
-    """A text on one line; what moves a terminal's cursor or has no shape is shown as a replacement character."""
-    return "".join(character if character.isprintable() else "\ufffd" for character in " ".join(text.split()))
-
-
-def _marked(answer: Answer) -> Text:
-    said = _said(answer)
-    return Text(f"{'=' if said.right else ' '} {said.said}")
+def _said(answer: Answer, asked: Asked) -> Said:
+    said = on_line(answer.said) or "(nothing)"
+    return Said(answer.question, answer.truth, said, answer.scores["exact"] == 1, asked.taught)
 
 
 def _data_uri(sample: Sample) -> str:

@@ -12,17 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from vlmzoo.config import Choice, Recipe, load_choice, load_recipe
 from vlmzoo.durable import replace_json
 from vlmzoo.evaluation import Answer, Evaluation, Score, contrast, mean_score
+from vlmzoo.feature_cache.in_memory import EncodingReader
 from vlmzoo.model.vlm import VLM
 from vlmzoo.quickstart.assets import QuickstartAssets, prepare
 from vlmzoo.quickstart.families import GROUPS
+from vlmzoo.quickstart.question_progress import QuestionProgress
+from vlmzoo.quickstart.watch import Watch
 from vlmzoo.training.samples import Samples, evaluation_collator, stage_samples
 from vlmzoo.training.train import train
-from vlmzoo_registry import Dataset, Metric
+from vlmzoo_registry import Dataset, Metric, Sample
 
 RECIPE = Path(__file__).parent / "recipe.yaml"
 RESULTS, REPORT = "results.json", "report.html"
@@ -33,15 +35,25 @@ ASKED = 241
 A prime, so that of two sheets with the same concepts in the same order not the same ones are taken.
 """
 
+BATCH = 64
+"""Questions at a time: more would wait longer for the longest answer, fewer read the weights more often."""
+
 GENERATED = 16
 """Tokens at most; the longest answers in the data have fewer."""
+
+WATCHED = 133
+"""Which picture of the unseen style is asked about during training: a mushroom."""
+
+CONCEPTS = "things that it never saw in any style"
+STYLE = "things that it trained on, drawn in a style that it never saw"
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Pictures that were not trained on, and one question about them."""
+    """Pictures that were not trained on, and one question about them; `about` says in words what they are."""
 
     name: str
+    about: str
     question: str
     samples: Samples
 
@@ -51,11 +63,13 @@ class Asked:
     """What came of a question about held-out pictures: seeing, blind (shown other pictures), and without looking at all.
 
     `frequent` are pairs of what is true and the answer that was most often right in training, `frequent_score` is their share
-    of exact answers.
+    of exact answers. `taught`: whether any of the true answers was ever one in training, so that it can be right.
     """
 
     name: str
+    about: str
     question: str
+    taught: bool
     seeing: Evaluation
     blind: Evaluation
     frequent: tuple[tuple[str, str], ...]
@@ -91,7 +105,8 @@ def quickstart(output: Path, *, overrides: Sequence[str] = (), console: Console 
     say = (lambda line: None) if console is None else (lambda line: console.print(line, soft_wrap=True))
     assets = prepare(say)
     recipe = load_recipe(RECIPE, [*placed(assets), *overrides])
-    trained = train(recipe, output=output, console=console)
+    watch = None if console is None else Watch(watched(recipe, assets), recipe.stages[0], console, most_tokens=GENERATED)
+    trained = train(recipe, output=output, console=console, observer=watch)
     asked = tuple(ask(trained.model, recipe, assets, console))
     result = QuickstartResult(trained.checkpoint, asked)
     record = {"checkpoint": str(trained.checkpoint), "asked": [_plain(entry) for entry in asked]}
@@ -120,25 +135,32 @@ def held_out(recipe: Recipe, assets: QuickstartAssets) -> tuple[HeldOut, ...]:
         sheets.setdefault(options.prompt, []).append(choice)
     unseen = {"sheet": assets.twemoji.sheet, "labels": assets.twemoji.labels}
     concepts = [
-        HeldOut("unseen concepts", question, Samples([_dataset(choice, split="heldout") for choice in choices]))
+        HeldOut("unseen concepts", CONCEPTS, question, Samples([_dataset(choice, split="heldout") for choice in choices]))
         for question, choices in sheets.items()
     ]
     style = [
-        HeldOut("unseen style", question, Samples([_dataset(choices[0], **unseen)])) for question, choices in sheets.items()
+        HeldOut("unseen style", STYLE, question, Samples([_dataset(choices[0], **unseen)]))
+        for question, choices in sheets.items()
     ]
     return (*concepts, *style)
+
+
+def watched(recipe: Recipe, assets: QuickstartAssets) -> list[Sample]:
+    """Every question about the one picture in the unseen style that is asked about while the model trains."""
+    styled = [entry.samples for entry in held_out(recipe, assets) if entry.about == STYLE]
+    return [samples[WATCHED % len(samples)] for samples in styled]
 
 
 def ask(model: VLM, recipe: Recipe, assets: QuickstartAssets, console: Console | None = None) -> Iterator[Asked]:
     """Ask the model each question about each held-out set, seeing and blind."""
     training = stage_samples(recipe.stages[0])
-    collate = evaluation_collator(model, recipe.stages[0])
+    # Sets share pictures: each is encoded once for all of them.
+    collate = evaluation_collator(model, recipe.stages[0]).reading(EncodingReader(model, model.processor.images))
     metrics: dict[str, Metric] = {"exact": load_choice("metric", {"name": "tasks/exact"}).make(Metric)}
     sets = held_out(recipe, assets)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=console is None) as progress:
-        rows = sum(2 * min(ASKED, len(entry.samples)) for entry in sets)
-        task = progress.add_task("asking about held-out pictures", total=rows)
+    learnt = {(sample.turns[-2].text, sample.turns[-1].text) for sample in map(training.__getitem__, range(len(training)))}
+    before = 0
+    with QuestionProgress(console, sum(2 * min(ASKED, len(entry.samples)) for entry in sets)) as progress:
         for entry in sets:
             found = contrast(
                 model,
@@ -146,11 +168,17 @@ def ask(model: VLM, recipe: Recipe, assets: QuickstartAssets, console: Console |
                 training,
                 collate=collate,
                 metrics=metrics,
+                batch_size=BATCH,
                 max_new_tokens=GENERATED,
                 limit=ASKED,
-                progress=partial(_count, progress, task, progress.tasks[task].completed),
+                likelihood=False,
+                progress=partial(_add, progress, before),
             )
-            yield Asked(entry.name, entry.question, found.seeing, found.blind, found.frequent, found.frequent_scores["exact"])
+            before += 2 * len(found.seeing.answers)
+            asked = (entry.samples[index].turns for index in range(len(entry.samples)))
+            taught = any((turns[-2].text, turns[-1].text) in learnt for turns in asked)
+            scores = found.frequent_scores["exact"]
+            yield Asked(entry.name, entry.about, entry.question, taught, found.seeing, found.blind, found.frequent, scores)
 
 
 def pairs_of(answers: Sequence[Answer]) -> list[tuple[str, str]]:
@@ -165,14 +193,15 @@ def group_score(pairs: Sequence[tuple[str, str]]) -> Score | None:
     return mean_score([float(GROUPS.get(said.strip()) == GROUPS[truth]) for truth, said in pairs])
 
 
-def _count(progress: Progress, task: TaskID, before: float, done: int) -> None:
-    progress.update(task, completed=before + done)
+def _add(progress: QuestionProgress, before: int, done: int) -> None:
+    progress.asked(before + done)
 
 
 def _plain(asked: Asked) -> dict[str, Any]:
     return {
         "name": asked.name,
         "question": asked.question,
+        "taught": asked.taught,
         "seeing": asked.seeing.to_dict(),
         "blind": asked.blind.to_dict(),
         "frequent": asdict(asked.frequent_score),

@@ -26,6 +26,7 @@ from vlmzoo.training.history import AUDIT, END, STEP, RunLog
 from vlmzoo.training.interruption import Interruption
 from vlmzoo.training.loader import StepLoader
 from vlmzoo.training.memory import explained_shortage, peak_memory
+from vlmzoo.training.observer import Observer, observed
 from vlmzoo.training.optimization import make_optimizer, optimizer_tensors, restore_optimizer, set_rates
 from vlmzoo.training.plot import write_loss_plot
 from vlmzoo.training.processes import agreed, exchanged_here, share_here
@@ -84,6 +85,7 @@ def fit(
     *,
     accelerator: Accelerator,
     origin: Origin,
+    observer: Observer | None = None,
 ) -> StageResult:
     """Train a model for one stage and save it to `folder/checkpoint`; the model is then in evaluation mode.
 
@@ -183,6 +185,9 @@ def fit(
     ):
         points = SaveSchedule(stage.save_every, stage.save_minutes)
         for step in range(done.step, steps):
+            if observer is not None and main:
+                with observed(model):
+                    observer(model, step)
             began = time.perf_counter()
             rates = set_rates(prepared, states, step, steps, stage.warmup, stage.schedule)
             with explained_shortage(f"stage `{stage.name}`, step {step}", stage.micro_batch):

@@ -18,6 +18,7 @@ from vlmzoo.manifest import read_manifest
 from vlmzoo.model.vlm import VLM
 from vlmzoo.training.fit import NotFiniteError, Origin, StageResult, fit
 from vlmzoo.training.history import read_log
+from vlmzoo.training.observer import Observer
 from vlmzoo.training.plot import PLOT, write_loss_plot
 from vlmzoo.training.processes import join_processes
 from vlmzoo.training.run_folder import CHECKPOINT, RESUME, claim, earlier_digest, recipe_digest
@@ -68,6 +69,7 @@ def train(
     overrides: Sequence[str] = (),
     catalogue: Catalogue | None = None,
     console: Console | None = None,
+    observer: Observer | None = None,
 ) -> TrainResult:
     """Train the stages of a recipe, each from the last one's checkpoint.
 
@@ -81,6 +83,8 @@ def train(
         overrides: dotted changes of the recipe, `stages.0.steps=100`.
         catalogue: where components come from; default: the installed ones.
         console: where progress is shown; default: nowhere.
+        observer: called before each step with the model and how many steps of its stage are done, in the first process. What it
+            does to modes and random generators is undone; it must not touch the weights.
 
     Raises `ConfigError`, `AssemblyError`, `DataError` before the first step where the recipe, its parts or its rows cannot be
     used, `NotFiniteError` naming the rows where a loss is no number, `CheckpointError` where what is to be taken up is damaged,
@@ -118,7 +122,9 @@ def train(
         require_space(model, folder)
         if number:
             accelerator.free_memory()  # what was prepared for the stage before
-        result = fit(model, plan, stage, data[stage.name], folder, console, accelerator=accelerator, origin=origin)
+        result = fit(
+            model, plan, stage, data[stage.name], folder, console, accelerator=accelerator, origin=origin, observer=observer
+        )
         results.append(result)
         origin = Origin(result.checkpoint, read_manifest(result.checkpoint).sha256)
     return TrainResult(model, tuple(results))
