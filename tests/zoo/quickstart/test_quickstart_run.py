@@ -16,7 +16,6 @@ from vlmzoo.config import Recipe, load_recipe
 from vlmzoo.evaluation import Answer, Evaluation, Score, evaluate, mean_score
 from vlmzoo.quickstart import report, run, watch
 from vlmzoo.quickstart.assets import PictureSheet, QuickstartAssets
-from vlmzoo.quickstart.question_progress import QuestionProgress
 from vlmzoo.quickstart.run import Asked, QuickstartResult, ask, group_score, held_out, pairs_of, placed, quickstart, watched
 from vlmzoo.training.samples import make_collator
 from vlmzoo.training.train import train
@@ -227,16 +226,6 @@ def test_while_it_trains_it_says_what_it_makes_of_one_picture(small, tmp_path: P
     assert [re.match("step +[0-9]+: .", line)[0][:-2] for line in lines] == ["step   0:", "step   4:"]
     assert all(len(line) <= 80 for line in lines)
     assert all(character.isprintable() for line in lines for character in line)
-
-
-def test_in_a_pipe_lines_say_how_many_questions_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([0.0, 5.0, 19.0, 21.0, 21.0, 30.0, 31.0])
-    monkeypatch.setattr("vlmzoo.quickstart.question_progress.time.monotonic", lambda: next(clock))
-    out = io.StringIO()
-    with QuestionProgress(Console(file=out), 40) as progress:
-        for number in (8, 16, 24, 40):
-            progress.asked(number)
-    assert out.getvalue() == "".join(f"asking about held-out pictures: {number} of 40 questions\n" for number in (0, 24, 40))
 
 
 class Page(HTMLParser):

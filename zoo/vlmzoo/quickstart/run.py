@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.progress import Progress, TaskID
 
 from vlmzoo.config import Choice, Recipe, load_choice, load_recipe
 from vlmzoo.durable import replace_json
 from vlmzoo.evaluation import Answer, Evaluation, Score, contrast, mean_score
 from vlmzoo.feature_cache.in_memory import EncodingReader
 from vlmzoo.model.vlm import VLM
+from vlmzoo.passing_bar import passing_bar
 from vlmzoo.quickstart.assets import QuickstartAssets, prepare
 from vlmzoo.quickstart.families import GROUPS
-from vlmzoo.quickstart.question_progress import QuestionProgress
 from vlmzoo.quickstart.watch import Watch
 from vlmzoo.training.samples import Samples, evaluation_collator, stage_samples
 from vlmzoo.training.train import train
@@ -160,7 +161,9 @@ def ask(model: VLM, recipe: Recipe, assets: QuickstartAssets, console: Console |
     sets = held_out(recipe, assets)
     learnt = {(sample.turns[-2].text, sample.turns[-1].text) for sample in map(training.__getitem__, range(len(training)))}
     before = 0
-    with QuestionProgress(console, sum(2 * min(ASKED, len(entry.samples)) for entry in sets)) as progress:
+    questions = sum(2 * min(ASKED, len(entry.samples)) for entry in sets)
+    with passing_bar(console, "questions") as bar:
+        task = bar.add_task("asking about held-out pictures", total=questions)
         for entry in sets:
             found = contrast(
                 model,
@@ -172,7 +175,7 @@ def ask(model: VLM, recipe: Recipe, assets: QuickstartAssets, console: Console |
                 max_new_tokens=GENERATED,
                 limit=ASKED,
                 likelihood=False,
-                progress=partial(_add, progress, before),
+                progress=partial(_asked, bar, task, before),
             )
             before += 2 * len(found.seeing.answers)
             asked = (entry.samples[index].turns for index in range(len(entry.samples)))
@@ -193,8 +196,8 @@ def group_score(pairs: Sequence[tuple[str, str]]) -> Score | None:
     return mean_score([float(GROUPS.get(said.strip()) == GROUPS[truth]) for truth, said in pairs])
 
 
-def _add(progress: QuestionProgress, before: int, done: int) -> None:
-    progress.asked(before + done)
+def _asked(bar: Progress, task: TaskID, before: int, done: int) -> None:
+    bar.update(task, completed=before + done)
 
 
 def _plain(asked: Asked) -> dict[str, Any]:
