@@ -411,3 +411,29 @@ def test_other_settings_than_before_are_refused_with_both() -> None:
         "alpha 8, dropout 0 on 8 layers, and this one asks for rank 8, alpha 4, dropout 0 on 2 layers: give the same settings, "
         "and it goes on with them (any other mode merges them)"
     )
+
+
+# ---- modes ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", ["unified", "cross_attention"])
+@pytest.mark.parametrize("part", ["vision", "connector", "language"])
+def test_what_is_loaded_answers_without_dropout(architecture: str, part: str, tmp_path: Path) -> None:
+    """Nobody has to call `eval()`: greedy answers of a loaded checkpoint would differ from one call to the next."""
+    model = build(section(architecture, vision=CLIP, language=causal_lm(LLAMA)))
+    settings = TrainLora(mode="lora", lr=1e-2, rank=4, dropout=0.9)
+    train(model, {part: settings}).save_pretrained(tmp_path)
+    loaded = vlmzoo.load(tmp_path)
+    assert any(isinstance(module, nn.Dropout) and module.p == 0.9 for module in loaded.parts[part].modules())
+    assert not [name for name, module in loaded.named_modules() if module.training]
+    with torch.no_grad():
+        first, second = (loaded(**batch(loaded)).logits for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_adapters_are_in_the_mode_of_their_layers() -> None:
+    model = build(section(language=causal_lm(LLAMA)))
+    set_trainable(model, {"language": TrainLora(mode="lora", lr=1e-2, rank=4, dropout=0.5)})
+    model.train()
+    dropouts = [module for module in model.language.modules() if isinstance(module, nn.Dropout) and module.p == 0.5]
+    assert [module.training for module in dropouts] == [True] * 14

@@ -71,8 +71,10 @@ def add_adapters(part: nn.Module, config: LoraConfig, layers: Collection[str]) -
         inject_adapter_in_model(config, shell, _NAME)
     found = {name: module for name, module in part.named_modules() if isinstance(module, LoraLayer)}
     assert found.keys() == set(layers), f"peft put adapters on {sorted(found.keys() ^ set(layers))} too many or too few"
-    for name in found:
-        for inner in _added(part.get_submodule(name)):
+    for module in found.values():
+        # peft makes its dropout in training mode, whatever mode the layer is in.
+        module.train(module.get_base_layer().training)
+        for inner in _added(module):
             inner.float()
     for parameter in part.parameters():
         parameter.requires_grad_(wants.get(id(parameter), True))
