@@ -71,9 +71,9 @@ def add_adapters(part: nn.Module, config: LoraConfig, layers: Collection[str]) -
         inject_adapter_in_model(config, shell, _NAME)
     found = {name: module for name, module in part.named_modules() if isinstance(module, LoraLayer)}
     assert found.keys() == set(layers), f"peft put adapters on {sorted(found.keys() ^ set(layers))} too many or too few"
-    for module in found.values():
-        # peft makes its dropout in training mode, whatever mode the layer is in.
-        module.train(module.get_base_layer().training)
+    for name, layer in found.items():
+        module = part.get_submodule(name)
+        module.train(layer.get_base_layer().training)  # peft makes its dropout in training mode, whatever that is
         for inner in _added(module):
             inner.float()
     for parameter in part.parameters():

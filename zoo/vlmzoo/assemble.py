@@ -15,6 +15,7 @@ from vlmzoo.config import Choice, ModelConfig, load_model
 from vlmzoo.data.encode import ImageToken
 from vlmzoo.data.instruction import Instructions
 from vlmzoo.data.reader import ImageReader, ThumbnailText, one_marker
+from vlmzoo.exits import refuses_exit
 from vlmzoo.image_token import find_image_token
 from vlmzoo.manifest import ComponentRecord
 from vlmzoo.model.configuration import VLMConfig
@@ -75,6 +76,7 @@ class Parts:
         return dict(zip(PARTS, modules, strict=True))
 
 
+@refuses_exit
 def build(
     config: ModelConfig | Mapping[str, Any] | str | PathLike[str],
     *,

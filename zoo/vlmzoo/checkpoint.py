@@ -22,6 +22,7 @@ from vlmzoo.adapters import adapted_names, adapter_parameters, peft_names, read_
 from vlmzoo.assemble import assemble, finish, make_processor
 from vlmzoo.config import ModelConfig, load_model
 from vlmzoo.durable import replaced_folder
+from vlmzoo.exits import refuses_exit
 from vlmzoo.manifest import INDEX, MANIFEST, FileRecord, Manifest, read_json, read_manifest, verify, write_json, write_manifest
 from vlmzoo.model.configuration import FORMAT
 from vlmzoo.model.tensors import layout, own_tensors
@@ -117,6 +118,7 @@ def require_space(vlm: VLM, folder: Path) -> None:
         )
 
 
+@refuses_exit
 def load(folder: str | os.PathLike[str], *, catalogue: Catalogue | None = None) -> VLM:
     """Load a checkpoint: parts are built from the resolved config, and every tensor is checked and filled.
 
@@ -148,6 +150,7 @@ def load(folder: str | os.PathLike[str], *, catalogue: Catalogue | None = None) 
     return vlm
 
 
+@refuses_exit
 def load_part(vlm: VLM, part: str, folder: str | os.PathLike[str]) -> None:
     """Fill one part of a model from a checkpoint, where its recorded neighbours are those it has here.
 

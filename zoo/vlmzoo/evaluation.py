@@ -15,6 +15,7 @@ import torch
 from vlmzoo.asker import Asker
 from vlmzoo.data import Collator
 from vlmzoo.data.randomness import keyed_generator
+from vlmzoo.exits import refuses_exit
 from vlmzoo.model.vlm import VLM
 from vlmzoo_registry import IMAGE, DataError, Metric, PluginError, Sample
 
@@ -87,6 +88,7 @@ class Contrast:
     frequent_scores: dict[str, Score]
 
 
+@refuses_exit
 def contrast(
     model: VLM,
     samples: Rows,
@@ -119,6 +121,7 @@ def contrast(
     return Contrast(seeing, blind, frequent, score_answers(frequent, metrics))
 
 
+@refuses_exit
 def evaluate(
     model: VLM,
     samples: Rows,

@@ -17,6 +17,7 @@ from vlmzoo.activations import TEXT_TOKENS, activation_bytes
 from vlmzoo.adapters import Adapter
 from vlmzoo.assemble import Parts, assemble, make_template
 from vlmzoo.config import ModelConfig, Recipe, StageConfig, TrainPart, load_either
+from vlmzoo.exits import refuses_exit
 from vlmzoo.image_token import find_image_token
 from vlmzoo.known_shapes import KnownShapes
 from vlmzoo.model.shapes import shapes_at
@@ -106,6 +107,7 @@ class Plan:
         return asdict(self)
 
 
+@refuses_exit
 def plan(
     config: Recipe | ModelConfig | Mapping[str, Any] | str | PathLike[str],
     *,

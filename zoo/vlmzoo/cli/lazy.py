@@ -9,6 +9,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
+from vlmzoo.exits import refuses_exit
+
 
 @dataclass(frozen=True)
 class LazyCommand:
@@ -22,7 +24,8 @@ class LazyCommand:
         """Import the function and make a command of it, its options from the signature, its help from the docstring."""
         module, attribute = self.function.split(":")
         app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
-        app.command(name, context_settings={"help_option_names": ["-h", "--help"]})(getattr(import_module(module), attribute))
+        function = refuses_exit(getattr(import_module(module), attribute))
+        app.command(name, context_settings={"help_option_names": ["-h", "--help"]})(function)
         command = get_command(app)
         command.name = name
         return command

@@ -154,7 +154,7 @@ def _run(place: Path, task: dict[str, Any], cell: Cell, lock: IO[str], progress:
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
-    if child.returncode == 0:
+    if child.returncode == 0 and (place / RESULT).exists():
         return None
     message, code = _why(place, child.returncode)
     return CellFailure(cell.combination.name, cell.seed, cell.combination.values, message, code)
@@ -166,6 +166,8 @@ def _why(place: Path, code: int) -> tuple[str, int]:
         told = json.loads((place / FAILURE).read_text(encoding="utf-8"))
         reasons = "; ".join(told["reasons"])
         return f"{told['message']}{': ' if reasons else ''}{reasons}", int(told["exit_code"])
+    if code == 0:
+        return f"its process ended with code 0 and left no result; `{place / 'output.txt'}` has what it said", 1
     if code == -signal.SIGKILL:
         return (
             "its process was killed. Where nobody did that, it is how the system ends what needs more memory than there is: "

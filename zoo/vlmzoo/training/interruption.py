@@ -5,6 +5,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
+from vlmzoo.exits import AskedToExit
+
 ASKING = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -31,7 +33,10 @@ class Interruption:
     def leave(self, number: int) -> NoReturn:
         """Let the signal have the effect that it would have had: an exception of the earlier handler, or the process ends."""
         self._restore()
-        signal.raise_signal(number)
+        try:
+            signal.raise_signal(number)
+        except SystemExit as exit_:
+            raise AskedToExit(exit_.code) from exit_
         raise KeyboardInterrupt(signal.Signals(number).name)  # whatever the handler did, this run is over
 
     def _note(self, number: int, frame: FrameType | None) -> None:

@@ -14,6 +14,7 @@ from vlmzoo.assemble import build
 from vlmzoo.checkpoint import load, require_space
 from vlmzoo.config import Recipe, StageConfig, load_recipe
 from vlmzoo.durable import tidy
+from vlmzoo.exits import refuses_exit
 from vlmzoo.manifest import read_manifest
 from vlmzoo.model.vlm import VLM
 from vlmzoo.training.fit import NotFiniteError, Origin, StageResult, fit
@@ -62,6 +63,7 @@ class TrainResult:
         return sum(stage.seconds for stage in self.stages)
 
 
+@refuses_exit
 def train(
     recipe: Recipe | Mapping[str, Any] | str | PathLike[str],
     *,
