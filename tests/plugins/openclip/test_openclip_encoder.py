@@ -6,8 +6,10 @@ import sys
 
 import open_clip
 import pytest
+import timm
 import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
+from packaging.version import Version
 from PIL import Image
 from pydantic import ValidationError
 from safetensors.torch import save_file
@@ -187,7 +189,10 @@ def test_every_parameter_trains_or_is_listed_as_unused(folders, name, layer):
     built(pixels(built)).tokens.square().sum().backward()
     silent = {key for key, tensor in built.named_parameters() if tensor.grad is None}
     assert silent == built.unused_parameters
-    assert bool(silent) == (name in ("coca", "sincos"))
+    if name != "timm_convnext" or Version(timm.__version__) >= Version(
+        "1.0.31"
+    ):  # an earlier timm makes one that it does not use
+        assert bool(silent) == (name in ("coca", "sincos"))
     assert all(key == "tower.positional_embedding" for key in silent if name == "sincos")
     assert all(tensor.grad.abs().sum() > 0 for tensor in built.parameters() if tensor.grad is not None)
 
