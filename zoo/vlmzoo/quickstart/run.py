@@ -21,6 +21,7 @@ from vlmzoo.feature_cache.in_memory import EncodingReader
 from vlmzoo.model.vlm import VLM
 from vlmzoo.passing_bar import passing_bar
 from vlmzoo.quickstart.assets import QuickstartAssets, prepare
+from vlmzoo.quickstart.cpu_dtype import fastest_dtype, kept_dtype
 from vlmzoo.quickstart.families import GROUPS
 from vlmzoo.quickstart.watch import Watch
 from vlmzoo.training.samples import Samples, evaluation_collator, stage_samples
@@ -105,7 +106,8 @@ def quickstart(output: Path, *, overrides: Sequence[str] = (), console: Console 
 
     say = (lambda line: None) if console is None else (lambda line: console.print(line, soft_wrap=True))
     assets = prepare(say)
-    recipe = load_recipe(RECIPE, [*placed(assets), *overrides])
+    dtype = kept_dtype(output) or fastest_dtype()
+    recipe = load_recipe(RECIPE, [*placed(assets), f"model.language.dtype={dtype}", *overrides])
     watch = None if console is None else Watch(watched(recipe, assets), recipe.stages[0], console, most_tokens=GENERATED)
     trained = train(recipe, output=output, console=console, observer=watch)
     asked = tuple(ask(trained.model, recipe, assets, console))
