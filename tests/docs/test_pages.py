@@ -18,6 +18,7 @@ from vlmzoo.cli.commands import COMMANDS
 
 OTHER_PROGRAMS = ("make", "pip", "python", "accelerate", "torchrun", "git", "mkdocs")
 NOT_RUN = {
+    "how-to/errors.md": 1,
     "how-to/labels.md": 2,
     "how-to/resume.md": 1,
     "index.md": 1,
