@@ -15,8 +15,9 @@ from vlmzoo.config.shipped import shipped_recipes
 
 # One process for all, as each begins with seconds of imports; what it needs at most is what the largest needs.
 PLAN_ALL = """
-import json, resource, sys, time
+import json, sys, time
 import vlmzoo
+from vlmzoo.training.memory import peak_memory  # not `ru_maxrss`, which begins with that of the worker that forked this
 plans = {}
 for name in sys.argv[1:]:
     start = time.process_time()
@@ -25,11 +26,7 @@ for name in sys.argv[1:]:
     except Exception as error:
         plans[name] = {"error": f"{type(error).__name__}: {error}"}
     plans[name]["seconds"] = time.process_time() - start
-memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-if sys.platform == "linux":
-    # `ru_maxrss` begins with what the process that forked this one had: a worker of the suite, of several GB in the end.
-    memory = int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
-print(json.dumps({"plans": plans, "memory": memory * 1024}))
+print(json.dumps({"plans": plans, "memory": peak_memory()}))
 """
 
 # A plan takes one to three seconds of a processor, the first of a process a few more for its imports; ten are promised, and
