@@ -1,4 +1,4 @@
-"""What vlmzoo needs of timm beyond `timm`, `timm.models` and `timm.data`; holds for 1.0.20 to 1.0.31."""
+"""What vlmzoo needs of timm beyond `timm`, `timm.models` and `timm.data`; holds for 1.0.22 to 1.0.31."""
 
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer

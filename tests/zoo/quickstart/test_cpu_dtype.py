@@ -30,5 +30,10 @@ def test_a_product_is_measured() -> None:
 )
 def test_a_run_that_has_begun_keeps_its_type(language: dict[str, str] | None, kept: str | None, tmp_path: Path) -> None:
     if language is not None:
-        (tmp_path / "recipe.json").write_text(json.dumps({"model": {"language": language}}))
+        (tmp_path / "recipe.json").write_text(json.dumps({"model": {"language": language}, "stages": []}))
     assert kept_dtype(tmp_path) == kept
+
+
+def test_a_recipe_that_cannot_be_read_is_left_to_the_training_to_tell(tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").write_text('{"model": {')
+    assert kept_dtype(tmp_path) is None

@@ -1,10 +1,9 @@
 """Chooses the type of the quickstart's language model by what this machine multiplies faster.
 
-Its weights are bfloat16. CPUs with instructions for that are up to twice as fast with it as with float32; all others, most of
-those in laptops, are about ten times as slow.
+Its weights are bfloat16. A CPU without instructions for that is several times as slow with it as with float32: on the one tried,
+3 to 10 times for one product.
 """
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Literal
 import torch
 from torch.nn import functional
 
-from vlmzoo.training.run_folder import RECIPE
+from vlmzoo.training.run_folder import kept_recipe
 
 Dtype = Literal["bfloat16", "float32"]
 
@@ -41,9 +40,6 @@ def fastest_dtype(measure: Callable[[torch.dtype], float] = matmul_seconds) -> D
 
 def kept_dtype(run: Path) -> Dtype | None:
     """The type in the recipe of a run that has begun, which goes on with it; None where none has, or its model has no such."""
-    try:
-        model = json.loads((run / RECIPE).read_text(encoding="utf-8"))["model"]
-    except FileNotFoundError:
-        return None
-    dtype: Dtype | None = model["language"].get("dtype")
+    recipe = kept_recipe(run)
+    dtype: Dtype | None = None if recipe is None else recipe["model"]["language"].get("dtype")
     return dtype

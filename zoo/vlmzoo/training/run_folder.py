@@ -59,7 +59,7 @@ def claim(output: Path, recipe: Recipe, *, writes: bool) -> None:
     Raises `ResourceError` where the folder cannot be made, or holds what another recipe has trained, with what differs.
     """
     kept, wanted = output / RECIPE, recipe.dump()
-    there = _read(kept)
+    there = kept_recipe(output)
     differing = ["its recipe is not known"] if there is None else trained_otherwise(there, wanted)
     if differing:
         trained = sorted({path.parent.name for name in (CHECKPOINT, RESUME) for path in output.glob(f"*/{name}")})
@@ -80,10 +80,10 @@ def claim(output: Path, recipe: Recipe, *, writes: bool) -> None:
         raise ResourceError(f"`{output}` cannot be written ({error}): choose another `--output`") from error
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """The recipe that is kept; None where there is none that could be read."""
+def kept_recipe(output: Path) -> dict[str, Any] | None:
+    """The recipe that the folder of a run keeps, as plain data; None where there is none that could be read."""
     try:
-        found = json.loads(path.read_bytes())
+        found = json.loads((output / RECIPE).read_bytes())
     except (OSError, ValueError):
         return None
     stages = found.get("stages") if isinstance(found, dict) else None
