@@ -21,11 +21,17 @@ def benchmark() -> ModuleType:
 
 
 def test_the_readme_shows_the_result_file(benchmark: ModuleType) -> None:
-    """Nothing is shown where nothing was measured."""
-    shown = benchmark.README.read_text().partition(benchmark.BEGIN)[2].partition(benchmark.END)[0].strip()
-    measured = benchmark.RESULTS.read_text() if benchmark.RESULTS.exists() else None
-    assert shown == ("" if measured is None else benchmark.table(json.loads(measured)))
-    assert measured is None or str(Path.home()) not in measured
+    shown, _, behind = benchmark.README.read_text().partition(benchmark.BEGIN)[2].partition(benchmark.END)
+    measured = benchmark.RESULTS.read_text()
+    found = json.loads(measured)
+    assert shown.strip() == benchmark.table(found)
+    assert str(Path.home()) not in measured
+    slowest = {variant: f"{found['busy']['ranges'][variant][1]:.1f} s" for variant in ("default", "bounded")}
+    assert f"took {slowest['default']} a step by default, and {slowest['bounded']} with the bound" in behind
+    told = (benchmark.README.parents[1] / "docs" / "changes" / "busy-machines.md").read_text()
+    assert (
+        f"took {slowest['bounded']} instead of {slowest['default']}, those in the middle {found['busy']['faster']:.2f} " in told
+    )
 
 
 def test_the_variants_differ_in_what_bounds_them(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

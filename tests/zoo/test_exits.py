@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 import pytest
 from comparison_toys import write_toys
@@ -108,9 +109,32 @@ class Leaves(os.PathLike[str]):
         lambda leaves: vlmzoo.load(leaves),
         lambda leaves: vlmzoo.plan(leaves),
         lambda leaves: vlmzoo.train(leaves, output="nowhere"),
+        lambda leaves: vlmzoo.compare(leaves, output="nowhere"),
     ],
-    ids=["build", "load", "plan", "train"],
+    ids=["build", "load", "plan", "train", "compare"],
 )
 def test_every_public_function_that_runs_parts_refuses_exits(call: Callable[[Leaves], object]) -> None:
     with pytest.raises(PluginError, match=r"`sys\.exit\(0\)` was called in .*`__fspath__`"):
         call(Leaves())
+
+
+class Exits:
+    """A model that ends the process when it is looked at."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        sys.exit(0)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: vlmzoo.from_transformers(Exits()),
+        lambda: vlmzoo.to_transformers(Exits()),
+        lambda: vlmzoo.remix(Exits(), connector="connectors/mlp"),
+    ],
+    ids=["from_transformers", "to_transformers", "remix"],
+)
+def test_exchanging_models_refuses_exits(call: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vlmzoo.exchange.take_apart.exchange_of", lambda model: model.exchange)
+    with pytest.raises(PluginError, match=r"`sys\.exit\(0\)` was called in .*`__getattr__`"):
+        call()

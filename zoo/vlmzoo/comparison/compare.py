@@ -26,6 +26,7 @@ from vlmzoo.comparison.result import CellFailure, CellResult, Comparison, aggreg
 from vlmzoo.config import load_grid
 from vlmzoo.durable import replace_json
 from vlmzoo.evaluation import evenly
+from vlmzoo.exits import refuses_exit
 from vlmzoo.openmp import spin_bounds
 from vlmzoo.shortened import shortened
 from vlmzoo.training.run_folder import RECIPE, differences, trained_otherwise
@@ -49,6 +50,7 @@ def plan_comparison(
     return cells_of(config, combinations_of(config, root, say), say)
 
 
+@refuses_exit
 def compare(
     grid: Mapping[str, Any] | str | PathLike[str],
     *,

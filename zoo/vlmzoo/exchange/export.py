@@ -15,6 +15,7 @@ from vlmzoo.exchange.names import fill
 from vlmzoo.exchange.question import question_difference, same_question
 from vlmzoo.exchange.sections import component_differences, option_differences, spelt_out
 from vlmzoo.exchange.trial import difference, trial_batch
+from vlmzoo.exits import refuses_exit
 from vlmzoo.model.tensors import own_tensors
 from vlmzoo.model.vlm import VLM
 from vlmzoo_registry import AssemblyError, CheckpointError
@@ -50,6 +51,7 @@ class Exported:
                 self.processor.save_pretrained(staging)
 
 
+@refuses_exit
 def to_transformers(model: VLM) -> Exported:
     """Give a zoo model as the most native class of transformers that can express it, with the same weights.
 

@@ -6,6 +6,7 @@ from typing import Any
 from vlmzoo.assemble import Parts, assemble, build, finish, make_processor
 from vlmzoo.config import ModelConfig, load_model
 from vlmzoo.exchange.names import fill
+from vlmzoo.exits import refuses_exit
 from vlmzoo.image_token import find_image_token
 from vlmzoo.model.tensors import own_tensors
 from vlmzoo.model.vlm import VLM
@@ -15,6 +16,7 @@ _MADE_BY = {"vision": ("vision", "merge"), "language": ("language",)}
 """The keys of a `model:` section that decide what a part is. The connector depends on all but the template."""
 
 
+@refuses_exit
 def remix(model: VLM, *, catalogue: Catalogue | None = None, **changes: Any) -> VLM:
     """A new model with the parts that are named here, and the others of `model` with copies of their weights.
 

@@ -13,6 +13,7 @@ from vlmzoo.exchange.classes import exchange_of
 from vlmzoo.exchange.names import fill
 from vlmzoo.exchange.question import same_question
 from vlmzoo.exchange.trial import difference, trial_batch
+from vlmzoo.exits import refuses_exit
 from vlmzoo.model.tensors import own_tensors
 from vlmzoo.model.vlm import VLM
 from vlmzoo_registry import Catalogue, ConfigError
@@ -23,6 +24,7 @@ _PIXELS = 0.05
 _TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 
+@refuses_exit
 def from_transformers(
     model: PreTrainedModel,
     processor: ProcessorMixin | None = None,

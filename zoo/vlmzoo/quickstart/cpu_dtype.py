@@ -1,7 +1,7 @@
 """Chooses the type of the quickstart's language model by what this machine multiplies faster.
 
-Its weights are bfloat16. A CPU without instructions for that is several times as slow with it as with float32: on the one tried,
-3 to 10 times for one product.
+Its weights are bfloat16. A CPU without instructions for that is several times as slow with it as with float32: the one that was
+tried 3 to 10 times, for one product.
 """
 
 import time
